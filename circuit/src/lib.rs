@@ -1,0 +1,2 @@
+mod real;
+pub use real::Real;

@@ -1,0 +1,104 @@
+//! The two number types of the library, f32 and f64, behind one trait.
+//!
+//! It exists so that every operation is written once and can be checked in f64 by finite differences while it runs in f32. It holds only what the
+//! operations use; storage types (bf16, f16) are not arithmetic types and live with the weights.
+
+use std::fmt::{Debug, Display};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+/// A real number type that operations compute in: `f32` or `f64`.
+pub trait Real:
+    Copy
+    + Default
+    + PartialOrd
+    + Debug
+    + Display
+    + Send
+    + Sync
+    + Sum
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + 'static
+{
+    /// Zero.
+    const ZERO: Self;
+    /// One.
+    const ONE: Self;
+    /// Distance from one to the next larger number.
+    const EPSILON: Self;
+    /// Negative infinity, the identity of `max`.
+    const NEG_INFINITY: Self;
+    /// Name as configs and files write it: `f32` or `f64`.
+    const NAME: &'static str;
+
+    /// Rounds an `f64` to this type.
+    fn from_f64(value: f64) -> Self;
+    /// Widens to `f64`, exactly.
+    fn to_f64(self) -> f64;
+    /// Base-e exponential.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// Absolute value.
+    fn abs(self) -> Self;
+    /// The larger of two numbers.
+    fn max(self, other: Self) -> Self;
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// Neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+}
+
+macro_rules! real {
+    ($type:ident) => {
+        impl Real for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const EPSILON: Self = $type::EPSILON;
+            const NEG_INFINITY: Self = $type::NEG_INFINITY;
+            const NAME: &'static str = stringify!($type);
+
+            fn from_f64(value: f64) -> Self {
+                value as $type
+            }
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn exp(self) -> Self {
+                $type::exp(self)
+            }
+            fn ln(self) -> Self {
+                $type::ln(self)
+            }
+            fn sqrt(self) -> Self {
+                $type::sqrt(self)
+            }
+            fn abs(self) -> Self {
+                $type::abs(self)
+            }
+            fn max(self, other: Self) -> Self {
+                $type::max(self, other)
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                $type::mul_add(self, a, b)
+            }
+            fn is_finite(self) -> bool {
+                $type::is_finite(self)
+            }
+        }
+    };
+}
+
+real!(f32);
+real!(f64);
