@@ -1,2 +1,57 @@
+//! Tensor circuits of QuanTA: a large linear map written as a sequence of small gates.
+//!
+//! A vector of length `D = d_1 * d_2 * ... * d_N` is read as a row-major tensor `[d_1, ..., d_N]`. A *gate* is a small matrix on one or two of its
+//! axes, all other axes being batch axes; a *circuit* applies gates one after another. The circuit is a linear map of full size `D x D` with few
+//! parameters and no limit on its rank (Chen et al., "QuanTA", arXiv 2406.00132).
+//!
+//! ```
+//! use quanta_circuit::{Plan, apply, backward, init};
+//!
+//! let plan = Plan::all_pairs(&[4, 3, 2])?; // three gates on 24 values
+//! let gates: Vec<f64> = init::identity(&plan)?;
+//! let x: Vec<f64> = (0..2 * 24).map(f64::from).collect(); // two tokens
+//! let mut y = vec![0.0; 2 * 24];
+//! apply(&plan, &gates, &x, 24, &mut y, 24, 1.0);
+//! assert_eq!(x, y);
+//!
+//! // gradients of sum(y) with respect to x and every gate
+//! let dy = vec![1.0; 2 * 24];
+//! let (mut dx, mut dgates) = (vec![0.0; 2 * 24], vec![0.0; plan.parameters()]);
+//! backward(&plan, &gates, &x, 24, &dy, 24, 1.0, Some(&mut dx), Some(&mut dgates));
+//! assert_eq!(dx, dy);
+//! # Ok::<(), quanta_circuit::PlanError>(())
+//! ```
+//!
+//! # Glossary
+//! | word | symbol in the paper | meaning |
+//! |---|---|---|
+//! | axis | `d_n` | one factor of the dimension; axes are counted from the end: -1 is the last |
+//! | dims | `d_1 - ... - d_N` | the sizes of the axes |
+//! | gate | `T^(alpha)` | a matrix `[out_b*out_a, in_b*in_a]` on the axes (a, b), a nearer the end |
+//! | plan | | the dims and the gates' axes, without numbers ([`Plan`]) |
+//! | circuit | script `T` | a plan with its gates' values |
+//! | operator | script `T`, Eq. 7 | the circuit as one full matrix ([`operator`](fn@operator)) |
+//! | token | `x` | one vector that the circuit is applied to |
+//!
+//! # Rooms
+//! [`Plan`] describes, [`init`] fills, [`apply`] and [`backward`] compute, [`reference`](mod@reference) judges, the operator and the einsum strings
+//! translate. No files, no models: those are other crates' work.
+
+mod circuit;
+mod einsum;
+pub mod init;
+mod kernel;
+mod live;
+mod operator;
+mod plan;
 mod real;
+mod text;
+
+pub use circuit::{apply, backward, instruction_set};
+pub use einsum::symbol;
+pub use kernel::reference;
+pub use live::Trimmed;
+pub use operator::operator;
+pub use plan::{Gate, Plan, PlanError, pairs};
 pub use real::Real;
+pub use text::TextError;

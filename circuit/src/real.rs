@@ -7,6 +7,8 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use crate::kernel::{Kernels, vector};
+
 /// A real number type that operations compute in: `f32` or `f64`.
 pub trait Real:
     Copy
@@ -57,10 +59,13 @@ pub trait Real:
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
+    /// The gate kernels of the best instruction set of this machine. The type cannot be named outside the crate, so no other type implements `Real`.
+    #[doc(hidden)]
+    fn kernels() -> &'static Kernels<Self>;
 }
 
 macro_rules! real {
-    ($type:ident) => {
+    ($type:ident, $kernels:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -96,9 +101,12 @@ macro_rules! real {
             fn is_finite(self) -> bool {
                 $type::is_finite(self)
             }
+            fn kernels() -> &'static Kernels<Self> {
+                $kernels()
+            }
         }
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, vector::best_f32);
+real!(f64, vector::best_f64);

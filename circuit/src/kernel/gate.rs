@@ -1,0 +1,330 @@
+//! One gate on one tile of tokens, forward and backward: where all the time goes.
+//!
+//! A tile holds its features as rows and its tokens as columns (tokens innermost), so every gate on any axes is, for each index of the other axes, one
+//! small product `Y = G X` whose rows lie at fixed offsets and whose columns are contiguous. Symbols: `G` the gate `[rows, cols]`, `X`/`Y` its input
+//! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is two vector registers of columns. The innermost loop keeps a block of gate rows
+//! times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
+//! evicting one another from the first-level cache, and lets `Y` overwrite `X`.
+//!
+//! The functions are generic over the vector type and are compiled once for each instruction set by `vector`; which tiles exist is `tiled`'s concern.
+
+use super::schedule::{Step, row_block};
+use super::vector::Vector;
+
+/// Arguments of [`forward`]. The pointers are valid for the lengths given; only `src` and `dst` may be the same, and only where the step fits in place.
+pub(crate) struct ForwardGate<'a, T> {
+    /// The gate's loops.
+    pub step: &'a Step,
+    /// `G` packed by [`Step::pack`].
+    pub packed: *const T,
+    /// `X`: `[step.in_len(), width]`.
+    pub src: *const T,
+    /// `Y`: `[step.out_len(), width]`.
+    pub dst: *mut T,
+    /// Tokens in the tile, a multiple of the lanes.
+    pub width: usize,
+    /// Scratch of [`forward_scratch`] numbers.
+    pub panel: *mut T,
+}
+
+/// Arguments of [`backward`]. The pointers are valid for the lengths given; only `dy` and `dx` may be the same, and only where the step fits in place.
+pub(crate) struct BackwardGate<'a, T> {
+    /// The gate's loops.
+    pub step: &'a Step,
+    /// `G^t` packed by [`Step::pack_transposed`].
+    pub packed: *const T,
+    /// `X`: `[step.in_len(), width]`.
+    pub x: *const T,
+    /// `dY`: `[step.out_len(), width]`.
+    pub dy: *const T,
+    /// `dX`: `[step.in_len(), width]`, overwritten; null where it is not wanted.
+    pub dx: *mut T,
+    /// `S += dY X^t`: `[rows, cols rounded up to lanes]`; null where it is not wanted.
+    pub sums: *mut T,
+    /// Tokens in the tile, a multiple of the lanes.
+    pub width: usize,
+    /// Scratch of [`backward_scratch`] numbers.
+    pub panel: *mut T,
+}
+
+/// Numbers of scratch that [`forward`] needs for a step.
+pub(crate) fn forward_scratch(step: &Step, lanes: usize) -> usize {
+    step.cols() * 2 * lanes
+}
+
+/// Numbers of scratch that [`backward`] needs for a step.
+pub(crate) fn backward_scratch(step: &Step, lanes: usize) -> usize {
+    (step.rows() + step.cols().next_multiple_of(lanes)) * 4 * lanes
+}
+
+/// `C[rows r, panel] (+)= sum_k A[r, k] B[k, panel]` for `R` rows and `N` registers, all in registers.
+///
+/// # Safety
+/// `a` is readable at `r * a_row + k * a_depth`, `b` at `k * b_depth` plus the panel, `c` at every `c_rows[r] * c_scale` plus the panel.
+#[inline(always)]
+unsafe fn block<V: Vector, const R: usize, const N: usize, const ADD: bool>(
+    depth: usize,
+    mut a: *const V::Element,
+    [a_row, a_depth]: [usize; 2],
+    mut b: *const V::Element,
+    b_depth: usize,
+    c: *mut V::Element,
+    c_rows: *const usize,
+    c_scale: usize,
+) {
+    // SAFETY: the caller's promise, index by index.
+    unsafe {
+        let mut acc = [[V::zero(); N]; R];
+        for _ in 0..depth {
+            let mut x = [V::zero(); N];
+            for n in 0..N {
+                x[n] = V::load(b.add(n * V::LANES));
+            }
+            for r in 0..R {
+                let g = V::splat(*a.add(r * a_row));
+                for n in 0..N {
+                    acc[r][n] = V::fused(g, x[n], acc[r][n]);
+                }
+            }
+            a = a.add(a_depth);
+            b = b.add(b_depth);
+        }
+        for r in 0..R {
+            let row = c.add(*c_rows.add(r) * c_scale);
+            for n in 0..N {
+                let place = row.add(n * V::LANES);
+                V::store(if ADD { V::add(V::load(place), acc[r][n]) } else { acc[r][n] }, place);
+            }
+        }
+    }
+}
+
+/// [`block`] for all `rows`: blocks of `V::ROWS`, then 4, 2, 1. `a_block` is the distance in `a` from one row to the next between blocks, and `packed` says
+/// that a block's rows are adjacent and its depth stride is its height.
+///
+/// # Safety
+/// As [`block`] for every row.
+#[inline(always)]
+unsafe fn all_rows<V: Vector, const N: usize, const ADD: bool>(
+    rows: usize,
+    depth: usize,
+    a: *const V::Element,
+    a_block: usize,
+    packed: bool,
+    b: *const V::Element,
+    b_depth: usize,
+    c: *mut V::Element,
+    c_rows: *const usize,
+    c_scale: usize,
+) {
+    let mut row = 0;
+    while row < rows {
+        let height = row_block(rows - row, V::ROWS);
+        let strides = if packed { [1, height] } else { [a_block, 1] };
+        // SAFETY: the caller's promise; `row + height <= rows`.
+        unsafe {
+            let (a, c_rows) = (a.add(row * a_block), c_rows.add(row));
+            match height {
+                8 => block::<V, 8, N, ADD>(depth, a, strides, b, b_depth, c, c_rows, c_scale),
+                4 => block::<V, 4, N, ADD>(depth, a, strides, b, b_depth, c, c_rows, c_scale),
+                2 => block::<V, 2, N, ADD>(depth, a, strides, b, b_depth, c, c_rows, c_scale),
+                _ => block::<V, 1, N, ADD>(depth, a, strides, b, b_depth, c, c_rows, c_scale),
+            }
+        }
+        row += height;
+    }
+}
+
+/// Copies `N` registers of each listed row of a tile to contiguous memory.
+///
+/// # Safety
+/// `src` is readable at every `offsets[k] * width` plus the panel, `panel` writable for all rows.
+#[inline(always)]
+unsafe fn gather<V: Vector, const N: usize>(
+    src: *const V::Element,
+    offsets: &[usize],
+    width: usize,
+    panel: *mut V::Element,
+) {
+    for k in 0..offsets.len() {
+        for n in 0..N {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let value = V::load(src.add(offsets[k] * width + n * V::LANES));
+                V::store(value, panel.add((k * N + n) * V::LANES));
+            }
+        }
+    }
+}
+
+/// `Y = G X` on a tile.
+///
+/// # Safety
+/// The arguments keep the promises of [`ForwardGate`], and the machine has `V`'s instructions.
+#[inline(always)]
+pub(crate) unsafe fn forward<V: Vector>(gate: &ForwardGate<'_, V::Element>) {
+    let step = gate.step;
+    let run = step.inner * gate.width;
+    for outer in 0..step.outer {
+        for middle in 0..step.middle {
+            let (src, dst) = step.bases(outer, middle);
+            let mut column = 0;
+            while column < run {
+                // SAFETY: bases, offsets and columns stay inside the tile: base + offset < len, column + panel <= inner * width.
+                unsafe {
+                    let (src, dst) = (gate.src.add(src * gate.width + column), gate.dst.add(dst * gate.width + column));
+                    if run - column >= 2 * V::LANES {
+                        forward_panel::<V, 2>(gate, src, dst);
+                        column += 2 * V::LANES;
+                    } else {
+                        forward_panel::<V, 1>(gate, src, dst);
+                        column += V::LANES;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`forward`] for one panel.
+///
+/// # Safety
+/// As [`forward`]; `src` and `dst` point to the panel's first value.
+#[inline(always)]
+unsafe fn forward_panel<V: Vector, const N: usize>(
+    gate: &ForwardGate<'_, V::Element>,
+    src: *const V::Element,
+    dst: *mut V::Element,
+) {
+    let (step, width, panel) = (gate.step, gate.width, gate.panel);
+    let (rows, cols) = (step.out_offsets.len(), step.in_offsets.len());
+    // SAFETY: the caller's promise; the panel's columns are all read before any row is written.
+    unsafe {
+        gather::<V, N>(src, &step.in_offsets, width, panel);
+        let out = step.out_offsets.as_ptr();
+        all_rows::<V, N, false>(rows, cols, gate.packed, cols, true, panel, N * V::LANES, dst, out, width);
+    }
+}
+
+/// `dX = G^t dY` and `S += dY X^t` on a tile.
+///
+/// Panels are up to twice as wide as in [`forward`]: every panel reads and writes all of `S`, so that a wide panel pays this less often.
+///
+/// # Safety
+/// The arguments keep the promises of [`BackwardGate`], and the machine has `V`'s instructions.
+#[inline(always)]
+pub(crate) unsafe fn backward<V: Vector>(gate: &BackwardGate<'_, V::Element>) {
+    let step = gate.step;
+    let run = step.inner * gate.width;
+    for outer in 0..step.outer {
+        for middle in 0..step.middle {
+            let (x, dy) = step.bases(outer, middle);
+            let (x, dy) = (x * gate.width, dy * gate.width);
+            let mut column = 0;
+            while column < run {
+                let registers = ((run - column) / V::LANES).min(4);
+                // SAFETY: as in `forward`.
+                unsafe {
+                    match registers {
+                        4 => backward_panel::<V, 4>(gate, x + column, dy + column),
+                        3 => backward_panel::<V, 3>(gate, x + column, dy + column),
+                        2 => backward_panel::<V, 2>(gate, x + column, dy + column),
+                        _ => backward_panel::<V, 1>(gate, x + column, dy + column),
+                    }
+                }
+                column += registers * V::LANES;
+            }
+        }
+    }
+}
+
+/// [`backward`] for one panel of `N` registers, whose first values lie at `x` and `dy` of the tiles.
+///
+/// # Safety
+/// As [`backward`].
+#[inline(always)]
+unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::Element>, x: usize, dy: usize) {
+    let (step, width) = (gate.step, gate.width);
+    let (rows, cols, span) = (step.out_offsets.len(), step.in_offsets.len(), N * V::LANES);
+    // SAFETY: the scratch holds `rows` and the padded `cols` rows of a panel; dY is read completely before dX, which may be the same memory, is written.
+    unsafe {
+        let dy_panel = gate.panel;
+        gather::<V, N>(gate.dy.add(dy), &step.out_offsets, width, dy_panel);
+        if !gate.sums.is_null() {
+            let padded = cols.next_multiple_of(V::LANES);
+            let x_transposed = dy_panel.add(rows * span);
+            gather_transposed::<V, N>(gate.x.add(x), &step.in_offsets, width, x_transposed, padded);
+            sum_products::<V>(rows, padded, span, dy_panel, x_transposed, gate.sums, &step.sum_rows);
+        }
+        if !gate.dx.is_null() {
+            let (dx, places) = (gate.dx.add(x), step.in_offsets.as_ptr());
+            let mut n = 0;
+            while n < N {
+                let (dy, dx) = (dy_panel.add(n * V::LANES), dx.add(n * V::LANES));
+                if N - n >= 2 {
+                    all_rows::<V, 2, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width);
+                } else {
+                    all_rows::<V, 1, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width);
+                }
+                n += 2;
+            }
+        }
+    }
+}
+
+/// Copies `N` registers of each listed row of a tile, transposed to `[columns, padded]`; rows that only pad are zero.
+///
+/// # Safety
+/// `src` is readable at every `offsets[k] * width` plus the panel; `to` is writable for `N * LANES` rows of `padded`, a multiple of the lanes.
+#[inline(always)]
+unsafe fn gather_transposed<V: Vector, const N: usize>(
+    src: *const V::Element,
+    offsets: &[usize],
+    width: usize,
+    to: *mut V::Element,
+    padded: usize,
+) {
+    let zeros = [V::Element::default(); 16];
+    for first in (0..padded).step_by(V::LANES) {
+        for n in 0..N {
+            let mut rows = [zeros.as_ptr(); 16];
+            for i in 0..V::LANES.min(offsets.len() - first) {
+                // SAFETY: the caller's promise.
+                rows[i] = unsafe { src.add(offsets[first + i] * width + n * V::LANES) };
+            }
+            // SAFETY: the caller's promise; a padding row is one register of zeros.
+            unsafe { V::transpose(&rows, to.add(n * V::LANES * padded + first), padded) };
+        }
+    }
+}
+
+/// `S[r, k] += sum_c dY[r, c] X^t[c, k]`: the sums of one panel, `span` columns deep.
+///
+/// # Safety
+/// `dy` is `[rows, span]`, `x` is `[span, padded]`, `sums` is `[rows, padded]`; `padded` is a multiple of the lanes.
+#[inline(always)]
+unsafe fn sum_products<V: Vector>(
+    rows: usize,
+    padded: usize,
+    span: usize,
+    dy: *const V::Element,
+    x: *const V::Element,
+    sums: *mut V::Element,
+    sum_rows: &[usize],
+) {
+    let places = sum_rows.as_ptr();
+    let mut k = 0;
+    while k < padded {
+        // SAFETY: `k` plus one or two registers stays within `padded`.
+        unsafe {
+            let (x, sums) = (x.add(k), sums.add(k));
+            if padded - k >= 2 * V::LANES {
+                all_rows::<V, 2, true>(rows, span, dy, span, false, x, padded, sums, places, padded);
+                k += 2 * V::LANES;
+            } else {
+                all_rows::<V, 1, true>(rows, span, dy, span, false, x, padded, sums, places, padded);
+                k += V::LANES;
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! From a plan to strides: what the tiled kernel needs to know about each gate for given `d_in` and `d_out`.
+//!
+//! Two decisions live here. First, every gate on any axes is three loops (outer, middle, inner) around a small matrix product, so no permutation of
+//! the tensor is ever needed. Second, padding and truncation are moved into the gates: values that are zero because the input is padded, and values
+//! that nobody reads because the output is truncated, are sliced off the gates' columns and rows, which is exact and saves their work. The
+//! arithmetic itself is left to `gate`.
+
+use crate::{Plan, Real};
+
+/// One gate as strided loops over a tensor `[outer, size_p, middle, size_q, inner]`, p < q the positions of its axes (a single axis has size_p = middle = 1).
+pub(crate) struct Step {
+    /// Product of the sizes before the first axis.
+    pub outer: usize,
+    /// Product of the sizes between the two axes.
+    pub middle: usize,
+    /// Product of the sizes behind the second axis: values that lie together in memory.
+    pub inner: usize,
+    /// Sizes (p, q) of the part of the input that can be non-zero.
+    pub in_sizes: [usize; 2],
+    /// Sizes (p, q) of the part of the output that is read.
+    pub out_sizes: [usize; 2],
+    /// Size q of the whole gate's input and number of its columns.
+    full_in: [usize; 2],
+    /// Size q of the whole gate's output and number of its rows.
+    full_out: [usize; 2],
+    /// Where the gate's values begin in the flat parameter slice.
+    pub offset: usize,
+    /// Distance of every gate column's values from the base, in features.
+    pub in_offsets: Vec<usize>,
+    /// Distance of every gate row's values from the base, in features.
+    pub out_offsets: Vec<usize>,
+    /// 0, 1, 2, ...: the rows of the gate's gradient, in the form of `out_offsets`.
+    pub sum_rows: Vec<usize>,
+}
+
+impl Step {
+    /// Gate rows in use.
+    pub fn rows(&self) -> usize {
+        self.out_sizes[0] * self.out_sizes[1]
+    }
+
+    /// Gate columns in use.
+    pub fn cols(&self) -> usize {
+        self.in_sizes[0] * self.in_sizes[1]
+    }
+
+    /// Features in front of the gate.
+    pub fn in_len(&self) -> usize {
+        self.outer * self.middle * self.inner * self.cols()
+    }
+
+    /// Features behind the gate.
+    pub fn out_len(&self) -> usize {
+        self.outer * self.middle * self.inner * self.rows()
+    }
+
+    /// Whether output may overwrite input: every small product then writes the places it has read, and no others.
+    pub fn fits_in_place(&self) -> bool {
+        self.in_sizes == self.out_sizes
+    }
+
+    /// First feature of input and output for the outer and middle index.
+    pub fn bases(&self, outer: usize, middle: usize) -> (usize, usize) {
+        let base = |[p, q]: [usize; 2]| (outer * p * self.middle + middle) * q * self.inner;
+        (base(self.in_sizes), base(self.out_sizes))
+    }
+
+    /// Columns of the whole gate.
+    pub fn full_cols(&self) -> usize {
+        self.full_in[1]
+    }
+
+    /// Rows of the whole gate.
+    pub fn full_rows(&self) -> usize {
+        self.full_out[1]
+    }
+
+    /// Row of the whole gate for a row in use.
+    pub fn full_row(&self, row: usize) -> usize {
+        row / self.out_sizes[1] * self.full_out[0] + row % self.out_sizes[1]
+    }
+
+    /// Column of the whole gate for a column in use.
+    pub fn full_col(&self, col: usize) -> usize {
+        col / self.in_sizes[1] * self.full_in[0] + col % self.in_sizes[1]
+    }
+
+    fn offsets(&self, [p, q]: [usize; 2]) -> Vec<usize> {
+        (0..p * q).map(|index| (index / q * self.middle * q + index % q) * self.inner).collect()
+    }
+
+    /// Length of the gate packed in blocks of rows.
+    pub fn packed_len(&self) -> usize {
+        self.rows() * self.cols()
+    }
+
+    /// Packs the gate in blocks of `block` rows (then 4, 2, 1), each block column by column: what the innermost loop reads, in its order.
+    pub fn pack<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
+        self.pack_with(self.rows(), self.cols(), block, packed, |row, col| {
+            gates[self.offset + self.full_row(row) * self.full_cols() + self.full_col(col)]
+        });
+    }
+
+    /// Packs the transposed gate in the same way.
+    pub fn pack_transposed<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
+        self.pack_with(self.cols(), self.rows(), block, packed, |col, row| {
+            gates[self.offset + self.full_row(row) * self.full_cols() + self.full_col(col)]
+        });
+    }
+
+    fn pack_with<T: Real>(
+        &self,
+        rows: usize,
+        depth: usize,
+        block: usize,
+        packed: &mut [T],
+        value: impl Fn(usize, usize) -> T,
+    ) {
+        let (mut row, mut filled) = (0, 0);
+        while row < rows {
+            let height = row_block(rows - row, block);
+            for k in 0..depth {
+                for r in 0..height {
+                    packed[filled] = value(row + r, k);
+                    filled += 1;
+                }
+            }
+            row += height;
+        }
+    }
+}
+
+/// Height of the next block of rows when `left` rows are left: `block` while they last, then powers of two.
+#[inline(always)]
+pub(crate) fn row_block(left: usize, block: usize) -> usize {
+    if left >= block {
+        block
+    } else if left >= 4 {
+        4
+    } else if left >= 2 {
+        2
+    } else {
+        1
+    }
+}
+
+/// A plan made ready for given `d_in` and `d_out`.
+pub(crate) struct Schedule {
+    /// The gates in order of application.
+    pub steps: Vec<Step>,
+    /// Features of the first gate's input.
+    pub in_len: usize,
+    /// Features of the last gate's output.
+    pub out_len: usize,
+    /// The most features between any two gates.
+    pub max_len: usize,
+}
+
+impl Schedule {
+    /// Slices the gates for the first `d_in` inputs and the first `d_out` outputs.
+    pub fn new(plan: &Plan, d_in: usize, d_out: usize) -> Self {
+        let axes = plan.in_dims().len();
+        let positions: Vec<Vec<usize>> = plan.gates().iter().map(|gate| gate.positions(axes)).collect();
+        let touched: Vec<bool> = (0..axes).map(|axis| positions.iter().any(|gate| gate.contains(&axis))).collect();
+        let live_in = live_box(plan.in_dims(), d_in, &touched);
+        let live_out = live_box(plan.out_dims(), d_out, &touched);
+        let mut dims = live_in.clone();
+        let in_len: usize = dims.iter().product();
+        let mut max_len = in_len;
+        let mut steps = Vec::with_capacity(plan.gates().len());
+        for (index, gate) in plan.gates().iter().enumerate() {
+            let axis = &positions[index];
+            let is_last = |p: usize| !positions[index + 1..].iter().any(|later| later.contains(&p));
+            let out = |i: usize| {
+                // The sizes of a gate are listed from the end, the positions from the front.
+                if is_last(axis[i]) { live_out[axis[i]] } else { gate.out_sizes()[axis.len() - 1 - i] }
+            };
+            let (p, q) = (axis[0], *axis.last().unwrap_or(&axis[0]));
+            let double = axis.len() == 2;
+            let mut step = Step {
+                outer: dims[..p].iter().product(),
+                middle: if double { dims[p + 1..q].iter().product() } else { 1 },
+                inner: dims[q + 1..].iter().product(),
+                in_sizes: if double { [dims[p], dims[q]] } else { [1, dims[q]] },
+                out_sizes: if double { [out(0), out(1)] } else { [1, out(0)] },
+                full_in: [gate.in_sizes()[0], gate.cols()],
+                full_out: [gate.out_sizes()[0], gate.rows()],
+                offset: gate.offset(),
+                in_offsets: Vec::new(),
+                out_offsets: Vec::new(),
+                sum_rows: Vec::new(),
+            };
+            step.in_offsets = step.offsets(step.in_sizes);
+            step.out_offsets = step.offsets(step.out_sizes);
+            step.sum_rows = (0..step.rows()).collect();
+            for i in 0..axis.len() {
+                dims[axis[i]] = out(i);
+            }
+            max_len = max_len.max(step.out_len());
+            steps.push(step);
+        }
+        Self { steps, in_len, out_len: dims.iter().product(), max_len }
+    }
+}
+
+/// The smallest box `[l_1, ..., l_N]` that holds the first `len` values of a tensor of axes `dims` and keeps their order in memory.
+///
+/// Only the leading axes may shrink: axis n only while all axes before it have shrunk to 1. An axis that no gate touches keeps its size, because input and
+/// output must agree on it.
+pub(crate) fn live_box(dims: &[usize], len: usize, touched: &[bool]) -> Vec<usize> {
+    let mut sizes = dims.to_vec();
+    for axis in 0..dims.len() {
+        let stride: usize = dims[axis + 1..].iter().product();
+        if touched[axis] {
+            sizes[axis] = dims[axis].min(len.div_ceil(stride).max(1));
+        }
+        if sizes[axis] > 1 {
+            break;
+        }
+    }
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_outputs_slice_the_last_gate() {
+        let plan = Plan::all_pairs(&[16, 8, 8, 8]).unwrap();
+        let schedule = Schedule::new(&plan, 8192, 1024);
+        let sizes: Vec<_> = schedule.steps.iter().map(|step| (step.in_sizes, step.out_sizes)).collect();
+        assert_eq!(sizes[5], ([16, 8], [2, 8]));
+        assert!(schedule.steps[..5].iter().all(Step::fits_in_place));
+        assert_eq!((schedule.in_len, schedule.out_len, schedule.max_len), (8192, 1024, 8192));
+    }
+
+    #[test]
+    fn boxes_keep_the_order_of_the_values() {
+        assert_eq!(live_box(&[4, 3, 2], 7, &[true; 3]), [2, 3, 2]);
+        assert_eq!(live_box(&[4, 3, 2], 3, &[true; 3]), [1, 2, 2]);
+        assert_eq!(live_box(&[4, 3, 2], 1, &[true; 3]), [1, 1, 1]);
+        assert_eq!(live_box(&[4, 3, 2], 3, &[false, true, true]), [4, 3, 2]);
+        assert_eq!(live_box(&[4, 3, 2], 90, &[true; 3]), [4, 3, 2]);
+    }
+
+    #[test]
+    fn packing_visits_every_value_once() {
+        let plan = Plan::all_pairs(&[3, 5, 2]).unwrap();
+        let gates: Vec<f64> = (0..plan.parameters()).map(|i| i as f64).collect();
+        for step in Schedule::new(&plan, 30, 30).steps {
+            for block in [8, 4] {
+                let (mut packed, mut transposed) = (vec![-1.0; step.packed_len()], vec![-1.0; step.packed_len()]);
+                step.pack(&gates, block, &mut packed);
+                step.pack_transposed(&gates, block, &mut transposed);
+                packed.sort_by(f64::total_cmp);
+                transposed.sort_by(f64::total_cmp);
+                let expected = &gates[step.offset..step.offset + step.packed_len()];
+                assert_eq!((&packed[..], &transposed[..]), (expected, expected));
+            }
+        }
+    }
+}

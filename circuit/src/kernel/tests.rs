@@ -1,0 +1,225 @@
+//! Every kernel of this machine against the plain reference: random plans, shapes, padding and truncation, thread counts.
+
+use proptest::prelude::*;
+
+use super::{Kernels, reference, tiled, vector};
+use crate::{Plan, Real};
+
+/// Numbers in [-1, 1) from a linear congruential generator: reproducible and the same on every machine.
+pub(crate) fn numbers<T: Real>(len: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(3_037_000_493);
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        T::from_f64((state >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+/// Any plan with up to `axes` axes: one or two axes a gate, sizes changing anywhere.
+pub(crate) fn plans(axes: usize) -> impl Strategy<Value = Plan> {
+    let largest = if axes > 4 { 2usize } else { 5 };
+    (1..=axes).prop_flat_map(move |axes| {
+        let gate = (1..=axes as isize, 1..=axes as isize, 1..=largest, 1..=largest, 0..3);
+        let gates = proptest::collection::vec(gate, 0..7);
+        (proptest::collection::vec(1..=largest, axes), gates).prop_map(|(dims, gates)| {
+            let gates: Vec<_> = gates
+                .into_iter()
+                .map(|(a, b, size_a, size_b, keep)| match (a == b, keep) {
+                    (true, 0) => (vec![-a], Some(vec![size_a])),
+                    (true, _) => (vec![-a], None),
+                    (false, 0) => (vec![-a, -b], Some(vec![size_a, size_b])),
+                    (false, _) => (vec![-a, -b], None),
+                })
+                .collect();
+            Plan::new(&dims, &gates).expect("the strategy makes valid plans only")
+        })
+    })
+}
+
+struct Case<T> {
+    gates: Vec<T>,
+    x: Vec<T>,
+    dy: Vec<T>,
+    d_in: usize,
+    d_out: usize,
+}
+
+fn case<T: Real>(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) -> Case<T> {
+    let gates = numbers(plan.parameters(), 1);
+    Case { gates, x: numbers(tokens * d_in, 2), dy: numbers(tokens * d_out, 3), d_in, d_out }
+}
+
+/// Output, input gradient and gate gradients, each added to something that is already there.
+type Results<T> = [Vec<T>; 3];
+
+fn start<T: Real>(case: &Case<T>) -> Results<T> {
+    [numbers(case.dy.len(), 4), numbers(case.x.len(), 5), numbers(case.gates.len(), 6)]
+}
+
+fn judged<T: Real>(plan: &Plan, case: &Case<T>) -> Results<T> {
+    let Case { gates, x, dy, d_in, d_out } = case;
+    let [mut y, mut dx, mut dgates] = start(case);
+    let scale = T::from_f64(-1.5);
+    reference::apply(plan, gates, x, *d_in, &mut y, *d_out, scale);
+    reference::backward(plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
+    [y, dx, dgates]
+}
+
+fn computed<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Results<T> {
+    let Case { gates, x, dy, d_in, d_out } = case;
+    let [mut y, mut dx, mut dgates] = start(case);
+    let scale = T::from_f64(-1.5);
+    tiled::apply(kernels, plan, gates, x, *d_in, &mut y, *d_out, scale);
+    tiled::backward(kernels, plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
+    [y, dx, dgates]
+}
+
+/// Rounding of sums of products: every gate adds its columns, the gate gradient adds tokens and all other axes; `8 eps sqrt(terms)` of the bound.
+fn tolerance<T: Real>(plan: &Plan, tokens: usize) -> f64 {
+    let longest = plan.stages().iter().map(|dims| dims.iter().product::<usize>()).max().unwrap_or(1);
+    8.0 * T::EPSILON.to_f64() * (plan.gates().len() as f64 + 1.0) * ((longest * tokens.max(1)) as f64).sqrt()
+}
+
+/// The same case with every number replaced by its magnitude: its results bound the sums that rounding errors come from.
+fn magnitudes<T: Real>(plan: &Plan, case: &Case<T>) -> Results<T> {
+    let abs = |values: &[T]| values.iter().map(|value| value.abs()).collect::<Vec<T>>();
+    let Case { gates, x, dy, d_in, d_out } = case;
+    let (gates, x, dy) = (abs(gates), abs(x), abs(dy));
+    let [mut y, mut dx, mut dgates] = start(case).map(|values| abs(&values));
+    let scale = T::from_f64(1.5);
+    reference::apply(plan, &gates, &x, *d_in, &mut y, *d_out, scale);
+    reference::backward(plan, &gates, &x, *d_in, &dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
+    [y, dx, dgates]
+}
+
+fn compare<T: Real>(all: &[&Kernels<T>], plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
+    let case = case(plan, tokens, d_in, d_out);
+    let (expected, bounds) = (judged(plan, &case), magnitudes(plan, &case));
+    for kernels in all {
+        let results = computed(kernels, plan, &case);
+        for (i, name) in ["y", "dx", "dgates"].iter().enumerate() {
+            for (at, ((got, expected), bound)) in results[i].iter().zip(&expected[i]).zip(&bounds[i]).enumerate() {
+                let error = (got.to_f64() - expected.to_f64()).abs();
+                let allowed = tolerance::<T>(plan, tokens) * bound.to_f64();
+                let context = (kernels.name, T::NAME, plan, tokens, d_in, d_out);
+                assert!(error <= allowed, "{name}[{at}]: {got} instead of {expected} {context:?}");
+            }
+        }
+    }
+}
+
+fn both_types(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
+    compare::<f64>(vector::all_f64(), plan, tokens, d_in, d_out);
+    compare::<f32>(vector::all_f32(), plan, tokens, d_in, d_out);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_kernel_equals_the_reference(plan in plans(4), tokens in 0..40usize, pad_in in -9..5isize, pad_out in -9..5isize) {
+        let d_in = plan.in_len().saturating_add_signed(pad_in).max(1);
+        let d_out = plan.out_len().saturating_add_signed(pad_out).max(1);
+        both_types(&plan, tokens, d_in, d_out);
+    }
+
+    #[test]
+    fn many_axes_equal_the_reference(plan in plans(9), tokens in 1..5usize, keep_in in 1..100usize, keep_out in 1..100usize) {
+        let (d_in, d_out) = ((plan.in_len() * keep_in).div_ceil(100), (plan.out_len() * keep_out).div_ceil(100));
+        both_types(&plan, tokens, d_in, d_out);
+    }
+}
+
+#[test]
+fn all_pairs_of_wide_axes_equal_the_reference() {
+    // Wide enough for every block height, two full registers of columns and more than one tile.
+    for (dims, tokens) in [(vec![9, 8, 2], 34), (vec![7, 5, 3], 33), (vec![3, 17, 2], 17), (vec![3, 2, 3, 2], 1)] {
+        let plan = Plan::all_pairs(&dims).unwrap();
+        let len = plan.in_len();
+        for (d_in, d_out) in [(len, len), (len / 2 + 1, len / 3), (len + 7, len + 3)] {
+            both_types(&plan, tokens, d_in, d_out);
+        }
+    }
+}
+
+#[test]
+fn results_are_the_same_bits_for_any_number_of_threads() {
+    let plan = Plan::all_pairs(&[5, 4, 6]).unwrap();
+    for tokens in [1, 70, 1100] {
+        let case = case::<f32>(&plan, tokens, 120, 120);
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| computed(vector::best_f32(), &plan, &case))
+        };
+        let one = run(1);
+        for threads in [2, 4, 7] {
+            assert_eq!(one, run(threads), "{tokens} tokens, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_token_does_not_depend_on_its_place_in_a_tile() {
+    let plan = Plan::all_pairs(&[3, 4, 5]).unwrap();
+    let case = case::<f32>(&plan, 75, 60, 57);
+    let [y, ..] = computed(vector::best_f32(), &plan, &case);
+    for token in [0, 15, 16, 31, 32, 63, 74] {
+        let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
+        crate::apply(&plan, &case.gates, &case.x[token * 60..(token + 1) * 60], 60, &mut alone, 57, -1.5);
+        assert_eq!(alone, y[token * 57..(token + 1) * 57], "token {token}");
+    }
+}
+
+#[test]
+fn backward_is_the_adjoint_of_apply() {
+    let plan = Plan::all_pairs_between(&[6, 4, 5], &[3, 4, 7]).unwrap();
+    let case = case::<f64>(&plan, 37, 120, 84);
+    let (mut y, mut dx) = (vec![0.0; case.dy.len()], vec![0.0; case.x.len()]);
+    crate::apply(&plan, &case.gates, &case.x, 120, &mut y, 84, 0.7);
+    crate::backward(&plan, &case.gates, &case.x, 120, &case.dy, 84, 0.7, Some(&mut dx), None);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (forward, adjoint) = (dot(&y, &case.dy), dot(&case.x, &dx));
+    assert!((forward - adjoint).abs() <= 1e-12 * dot(&y, &y).sqrt() * dot(&case.dy, &case.dy).sqrt());
+    // Euler: T is homogeneous of degree one in every gate, so <gate, dgate> is the same number for each of them.
+    let mut dgates = vec![0.0; plan.parameters()];
+    crate::backward(&plan, &case.gates, &case.x, 120, &case.dy, 84, 0.7, None, Some(&mut dgates));
+    for gate in plan.gates() {
+        let inner = dot(&case.gates[gate.range()], &dgates[gate.range()]);
+        assert!((inner - forward).abs() <= 1e-12 * dot(&y, &y).sqrt() * dot(&case.dy, &case.dy).sqrt());
+    }
+}
+
+#[test]
+fn fast_gradients_equal_central_differences() {
+    let plan =
+        Plan::new(&[4, 3, 2], &[(vec![-1, -3], Some(vec![3, 4])), (vec![-2], None), (vec![-1, -2], None)]).unwrap();
+    let case = case::<f64>(&plan, 5, 20, 30);
+    let (mut dx, mut dgates) = (vec![0.0; case.x.len()], vec![0.0; case.gates.len()]);
+    crate::backward(&plan, &case.gates, &case.x, 20, &case.dy, 30, 1.0, Some(&mut dx), Some(&mut dgates));
+    let loss = |gates: &[f64], x: &[f64]| {
+        let mut y = vec![0.0; case.dy.len()];
+        crate::apply(&plan, gates, x, 20, &mut y, 30, 1.0);
+        y.iter().zip(&case.dy).map(|(y, dy)| y * dy).sum::<f64>()
+    };
+    // The loss is linear in every single value, so a large step has no truncation error.
+    let shifted = |values: &[f64], i: usize, step: f64| {
+        let mut values = values.to_vec();
+        values[i] += step;
+        values
+    };
+    for i in 0..case.gates.len() {
+        let [up, down] = [0.5, -0.5].map(|step| loss(&shifted(&case.gates, i, step), &case.x));
+        assert!((up - down - dgates[i]).abs() < 1e-11, "gate value {i}");
+    }
+    for i in 0..case.x.len() {
+        let [up, down] = [0.5, -0.5].map(|step| loss(&case.gates, &shifted(&case.x, i, step)));
+        assert!((up - down - dx[i]).abs() < 1e-11, "input {i}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the plan needs 49 gate values")]
+fn wrong_lengths_are_refused() {
+    let plan = Plan::free(&[7, 2], &[vec![-2]]).unwrap();
+    crate::apply(&plan, &[0.0f32; 48], &[0.0; 14], 14, &mut [0.0; 14], 14, 1.0);
+}

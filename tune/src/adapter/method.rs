@@ -1,0 +1,133 @@
+//! The table of methods: one row each, and the settings they share a shape of.
+//!
+//! [`Method`] is the settings of one `[[adapter]]` entry. The `methods!` table below is the only place outside a method's own file that names it; it makes
+//! the enum and forwards every call.
+
+use serde_json::{Map, Value};
+
+use super::{Adapter, Lora, Quanta, Site};
+use crate::config::Section;
+use crate::ops::Weight;
+use crate::tensor::Real;
+
+/// What every method's settings can do before anything is attached.
+pub trait Settings: Sized {
+    /// Name in configs (`type = "..."`).
+    const NAME: &'static str;
+    /// Name in a PEFT folder (`peft_type`).
+    const PEFT_TYPE: &'static str;
+    /// The adapted weight, as printed by `quanta methods`.
+    const FORMULA: &'static str;
+
+    /// Reads the settings from a config entry; problems are recorded in the section.
+    fn read(section: &mut Section) -> Self;
+    /// The settings as a config entry holds them: reading them back gives the same settings.
+    fn write(&self) -> Map<String, Value>;
+    /// Reads the settings from an `adapter_config.json`.
+    fn read_peft(section: &mut Section) -> Self;
+    /// The method's own keys of an `adapter_config.json`.
+    fn write_peft(&self) -> Map<String, Value>;
+    /// Why these settings do not fit a site; empty when they do.
+    fn problems(&self, site: &Site) -> Vec<String>;
+    /// Trainable parameters at a site.
+    fn parameters(&self, site: &Site) -> usize;
+    /// Floating-point operations of one application to one token.
+    fn flops_per_token(&self, site: &Site) -> u64;
+    /// What `quanta plan` says of a site: labels and texts.
+    fn describe(&self, site: &Site) -> Vec<(&'static str, String)>;
+    /// Attaches to a site with initial parameters from the streams named by `seed` and the site.
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>>;
+}
+
+/// A row of the table of methods.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodInfo {
+    /// Name in configs.
+    pub name: &'static str,
+    /// Name in a PEFT folder.
+    pub peft_type: &'static str,
+    /// The adapted weight.
+    pub formula: &'static str,
+    read: fn(&mut Section) -> Method,
+    read_peft: fn(&mut Section) -> Method,
+}
+
+impl MethodInfo {
+    /// Reads the method's settings from a config entry.
+    pub fn read(&self, section: &mut Section) -> Method {
+        (self.read)(section)
+    }
+
+    /// Reads the method's settings from an `adapter_config.json`.
+    pub fn read_peft(&self, section: &mut Section) -> Method {
+        (self.read_peft)(section)
+    }
+}
+
+macro_rules! methods {
+    ($($method:ident),* $(,)?) => {
+        /// The settings of one method.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum Method {
+            $(#[doc = concat!("[`", stringify!($method), "`].")] $method($method),)*
+        }
+
+        /// All methods, in the order in which they are listed to the user.
+        pub const fn methods() -> &'static [MethodInfo] {
+            &[$(MethodInfo {
+                name: <$method as Settings>::NAME,
+                peft_type: <$method as Settings>::PEFT_TYPE,
+                formula: <$method as Settings>::FORMULA,
+                read: |section| Method::$method(<$method as Settings>::read(section)),
+                read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),
+            }),*]
+        }
+
+        impl Method {
+            /// Name in configs.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$method(_) => <$method as Settings>::NAME),* }
+            }
+            /// Name in a PEFT folder.
+            pub fn peft_type(&self) -> &'static str {
+                match self { $(Self::$method(_) => <$method as Settings>::PEFT_TYPE),* }
+            }
+            /// See [`Settings::write`].
+            pub fn write(&self) -> Map<String, Value> {
+                match self { $(Self::$method(settings) => settings.write()),* }
+            }
+            /// See [`Settings::write_peft`].
+            pub fn write_peft(&self) -> Map<String, Value> {
+                match self { $(Self::$method(settings) => settings.write_peft()),* }
+            }
+            /// See [`Settings::problems`].
+            pub fn problems(&self, site: &Site) -> Vec<String> {
+                match self { $(Self::$method(settings) => settings.problems(site)),* }
+            }
+            /// See [`Settings::parameters`].
+            pub fn parameters(&self, site: &Site) -> usize {
+                match self { $(Self::$method(settings) => settings.parameters(site)),* }
+            }
+            /// See [`Settings::flops_per_token`].
+            pub fn flops_per_token(&self, site: &Site) -> u64 {
+                match self { $(Self::$method(settings) => settings.flops_per_token(site)),* }
+            }
+            /// See [`Settings::describe`].
+            pub fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
+                match self { $(Self::$method(settings) => settings.describe(site)),* }
+            }
+            /// See [`Settings::attach`].
+            pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
+                match self { $(Self::$method(settings) => settings.attach(site, base, seed)),* }
+            }
+        }
+    };
+}
+
+methods!(Quanta, Lora);
+
+/// The method with this name in configs.
+pub fn method_named(name: &str) -> Option<&'static MethodInfo> {
+    methods().iter().find(|method| method.name == name)
+}

@@ -1,0 +1,81 @@
+//! What a run costs, from shapes alone: floating-point operations a token and bytes of memory. `quanta plan` prints it, and a run checks it against the
+//! machine before it reads a weight.
+
+use super::ModelConfig;
+use super::attach::Attachment;
+
+/// The part of a run's settings that its cost depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// Tokens of a micro-batch.
+    pub tokens: usize,
+    /// Tokens of one sequence: the longest path attention sees.
+    pub length: usize,
+    /// Labelled tokens of a micro-batch.
+    pub labels: usize,
+    /// Bytes of a number in compute: 4 or 8.
+    pub number_bytes: usize,
+    /// Bytes of a stored weight: 2, 4 or 8.
+    pub weight_bytes: usize,
+    /// Whether each layer's forward runs again in backward.
+    pub recompute: bool,
+}
+
+/// Operations and bytes of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Operations of the frozen model's forward pass for one token: linears and attention, no head.
+    pub forward_flops: u64,
+    /// Operations of the frozen model's backward pass for one token.
+    pub backward_flops: u64,
+    /// Operations of the output head for one labelled token, forward and backward.
+    pub head_flops: u64,
+    /// Operations of the adapters for one token: forward, input gradient, parameter gradient.
+    pub adapter_flops: u64,
+    /// Bytes of the frozen weights.
+    pub weight_bytes: u64,
+    /// Bytes of the adapters' parameters, gradients and optimiser moments.
+    pub adapter_bytes: u64,
+    /// Bytes that forward keeps for backward.
+    pub saved_bytes: u64,
+    /// Bytes of the largest set of temporaries.
+    pub working_bytes: u64,
+}
+
+impl Cost {
+    /// Largest number of bytes at one time.
+    pub fn peak_bytes(&self) -> u64 {
+        self.weight_bytes + self.adapter_bytes + self.saved_bytes + self.working_bytes
+    }
+
+    /// The cost of training `attachments`, attached to the sites of `chosen`.
+    pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
+        let sites = config.sites();
+        let pairs = || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
+        let lowest = pairs().map(|(_, site)| site.layer).min().unwrap_or(config.layers);
+        let (layers, kept) = (config.layers as u64, (config.layers - lowest) as u64);
+        let linear: u64 = sites.iter().take(7).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
+        // scores and their product with the values, over half the square; backward computes the scores again and four products
+        let attention = (4 * config.heads * config.head_dim() * run.length.div_ceil(2)) as u64;
+        let forward = linear + attention;
+        let trainable: u64 = pairs().map(|(method, site)| method.parameters(site) as u64).sum();
+        let adapter: u64 = pairs().map(|(method, site)| method.flops_per_token(site)).sum();
+        let number = run.number_bytes as u64;
+        let matrices = config.parameters() as u64 * run.weight_bytes as u64;
+        let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
+        let (q, kv) = ((config.heads * config.head_dim()) as u64, (config.kv_heads * config.head_dim()) as u64);
+        let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + 2 * ff);
+        let logits = number * (run.labels as u64).min((1u64 << 22) / config.vocab_size as u64 + 1) * config.vocab_size as u64;
+        Self {
+            forward_flops: layers * forward + if run.recompute { kept * forward } else { 0 },
+            backward_flops: kept * (linear + attention * 5 / 2),
+            head_flops: 4 * (config.vocab_size * config.hidden_size) as u64,
+            adapter_flops: if run.recompute { 4 * adapter } else { 3 * adapter },
+            weight_bytes: matrices,
+            // parameters twice for the best so far, gradients, two moments
+            adapter_bytes: trainable * number * 5,
+            saved_bytes: if run.recompute { number * tokens * d * kept + layer_bytes } else { layer_bytes * kept },
+            working_bytes: logits.max(number * tokens * (3 * d + 2 * ff)) + number * tokens * config.head_dim() as u64,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A linear with whatever is attached to it: `y = W x + sum_i delta_i(x) + b`.
+//!
+//! The only place where a model calls an adapter. The weight is the working copy: the file's W0 plus what attached adapters fold into it.
+
+use crate::adapter::{Adapter, Gradients, Pass, Saved as AdapterSaved, Site};
+use crate::ops::Weight;
+use crate::tensor::{Matrix, Real};
+
+/// An adapter at a site and the slot of its gradient.
+pub struct Attached<T: Real> {
+    /// The adapter.
+    pub adapter: Box<dyn Adapter<T>>,
+    /// Index of its gradient in [`Gradients`].
+    pub slot: usize,
+    /// Index of the entry of the configuration that attached it.
+    pub entry: usize,
+}
+
+/// A linear layer of the model.
+pub struct Linear<T: Real> {
+    site: Site,
+    weight: Weight<T>,
+    bias: Option<Vec<T>>,
+    attached: Vec<Attached<T>>,
+}
+
+/// What backward needs besides the input: one entry for each attached adapter.
+#[derive(Default)]
+pub struct Saved<T: Real>(Vec<AdapterSaved<T>>);
+
+impl<T: Real> Saved<T> {
+    /// Bytes held until backward.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(AdapterSaved::bytes).sum()
+    }
+}
+
+/// Where a linear's input gradient goes.
+pub enum InputGradient<'a, T: Real> {
+    /// Nowhere: nothing below trains.
+    None,
+    /// Over what is there.
+    Write(&'a mut Matrix<T>),
+    /// Added to what is there.
+    Add(&'a mut Matrix<T>),
+}
+
+impl<T: Real> Linear<T> {
+    /// A bare linear at `site`.
+    pub fn new(site: Site, weight: Weight<T>, bias: Option<Vec<T>>) -> Self {
+        Self { site, weight, bias, attached: Vec::new() }
+    }
+
+    /// Its name and shape.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Its frozen weight (the working copy once something is attached).
+    pub fn weight(&self) -> &Weight<T> {
+        &self.weight
+    }
+
+    /// What is attached, in the order of attachment.
+    pub fn attached(&self) -> &[Attached<T>] {
+        &self.attached
+    }
+
+    /// What is attached, to be changed by the optimiser.
+    pub fn attached_mut(&mut self) -> &mut [Attached<T>] {
+        &mut self.attached
+    }
+
+    /// Attaches an adapter, folding into the weight what it asks to have folded.
+    pub fn attach(&mut self, adapter: Box<dyn Adapter<T>>, slot: usize, entry: usize) {
+        if let Some(fold) = adapter.fold() {
+            self.weight = self.weight.plus(&fold);
+        }
+        self.attached.push(Attached { adapter, slot, entry });
+    }
+
+    /// Whether anything here trains.
+    pub fn trains(&self) -> bool {
+        !self.attached.is_empty()
+    }
+
+    /// `x [n, d_in]` to `y [n, d_out]`, and what backward needs.
+    pub fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let mut y = self.weight.forward(x, pass.workspace);
+        let saved = self.attached.iter().map(|attached| attached.adapter.forward(x, &mut y, pass)).collect();
+        if let Some(bias) = &self.bias {
+            for row in y.data_mut().chunks_mut(bias.len()) {
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+        }
+        (y, Saved(saved))
+    }
+
+    /// From `dy [n, d_out]`: the adapters' gradients, and the input's where it is wanted. `x` is the input of forward; it may be left out where nothing is
+    /// attached.
+    ///
+    /// # Panics
+    /// When something is attached and `x` is left out.
+    pub fn backward(
+        &self,
+        x: Option<&Matrix<T>>,
+        dy: &Matrix<T>,
+        saved: Saved<T>,
+        dx: InputGradient<'_, T>,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) {
+        let mut dx = match dx {
+            InputGradient::None => None,
+            InputGradient::Write(dx) => {
+                self.weight.backward(dy, dx, false, pass.workspace);
+                Some(dx)
+            }
+            InputGradient::Add(dx) => {
+                self.weight.backward(dy, dx, true, pass.workspace);
+                Some(dx)
+            }
+        };
+        for (attached, saved) in self.attached.iter().zip(saved.0) {
+            let x = x.expect("the input of a linear with adapters");
+            let gradient = gradients.slot_mut(attached.slot);
+            attached.adapter.backward(x, dy, saved, dx.as_deref_mut(), gradient, pass);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Transformers: the parts written once, a thin file for each family, loading from a Hugging Face folder.
+//!
+//! A decoder is layers of linears, norms and attention from [`crate::ops`]; its linears are the sites that adapters attach to. The schedule of a pass is
+//! explicit: forward returns what backward needs by value, and backward stops below the lowest layer that trains. Nothing here knows a method by name,
+//! and nothing outside `family` knows a family by name.
+
+mod attach;
+mod config;
+mod cost;
+mod decoder;
+mod family;
+mod layer;
+mod linear;
+mod load;
+
+pub use attach::{AttachError, Attachment, resolve};
+pub use config::ModelConfig;
+pub use cost::{Cost, Training};
+pub use decoder::Decoder;
+pub use family::{families, read_config};
+pub use layer::Layer;
+pub use linear::{Attached, Linear};
+pub use load::{LoadError, StoredAs, load, read_folder_config};

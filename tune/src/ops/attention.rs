@@ -1,0 +1,341 @@
+//! Softmax attention over the segment forest, with grouped key/value heads.
+//!
+//! Everything is head-major (see [`super::heads`]): `q, o [heads * tokens, head_dim]`, `k, v [kv_heads * tokens, head_dim]`. A query of a segment sees all
+//! tokens of the segment's ancestors and its own segment up to itself. Scores exist for one block of queries at a time; forward keeps the logarithm of
+//! each softmax's denominator, from which backward computes the probabilities again.
+//!
+//! With `s = q k^T / sqrt(head_dim)`, `p = softmax(s)`, `o = p v` and `D = sum(do * o)`: `dv = p^T do`, `ds = p (do v^T - D)`, `dq = ds k / sqrt(head_dim)`,
+//! `dk = ds^T q / sqrt(head_dim)`.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Segments;
+use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Workspace, matmul};
+
+/// Queries whose scores exist at one time.
+const BLOCK: usize = 64;
+
+/// Head counts and the segment table: what attention has to know of a model and a batch.
+#[derive(Clone, Copy)]
+pub struct Layout<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Who sees whom.
+    pub segments: &'a Segments,
+}
+
+/// `log(sum(exp(s)))` of each head and query, `[heads * tokens]`: what forward saves.
+pub struct Saved<T: Real> {
+    log_sum: Buffer<T>,
+}
+
+impl<T: Real> Saved<T> {
+    /// Bytes held until backward.
+    pub fn bytes(&self) -> usize {
+        self.log_sum.len() * size_of::<T>()
+    }
+}
+
+/// Attention output `o`, head-major.
+pub fn forward<T: Real>(
+    q: &Matrix<T>,
+    k: &Matrix<T>,
+    v: &Matrix<T>,
+    layout: Layout<'_>,
+    workspace: &Workspace<T>,
+) -> (Matrix<T>, Saved<T>) {
+    let (tokens, dim, group) = (layout.segments.tokens(), q.cols(), layout.heads / layout.kv_heads);
+    let mut o = workspace.matrix(q.rows(), dim);
+    let mut log_sum = workspace.buffer(q.rows());
+    let outputs = split_trees(o.data_mut(), tokens, dim, layout.segments);
+    let sums = split_trees(&mut log_sum, tokens, 1, layout.segments);
+    let trees = layout.segments.trees();
+    outputs.into_par_iter().zip(sums).enumerate().for_each(|(task, (o, log_sum))| {
+        let (head, tree) = (task / trees.len(), &trees[task % trees.len()]);
+        let first = layout.segments.tree_tokens(tree).start;
+        let (q, k, v) =
+            (head_rows(q, head, tokens), head_rows(k, head / group, tokens), head_rows(v, head / group, tokens));
+        for block in blocks(layout.segments, tree) {
+            let mut p = scores(&q[block.queries.start * dim..], k, &block, dim, workspace);
+            let rows = block.queries.start - first;
+            for i in 0..p.rows() {
+                log_sum[rows + i] = softmax(p.row_mut(i), block.visible(i));
+            }
+            let o = &mut o[rows * dim..];
+            let mut offset = 0;
+            for (index, keys) in block.keys.iter().enumerate() {
+                let p = p.view().columns(offset, offset + keys.len());
+                let v = MatRef::new(&v[keys.start * dim..], keys.len(), dim);
+                matmul(MatMut::new(o, block.queries.len(), dim), index > 0, p, v, T::ONE);
+                offset += keys.len();
+            }
+        }
+    });
+    (o, Saved { log_sum })
+}
+
+/// Gradients `(dq, dk, dv)`, head-major, from the gradient `d_o` of the output.
+pub fn backward<T: Real>(
+    d_o: &Matrix<T>,
+    inputs: [&Matrix<T>; 3],
+    o: &Matrix<T>,
+    saved: &Saved<T>,
+    layout: Layout<'_>,
+    workspace: &Workspace<T>,
+) -> [Matrix<T>; 3] {
+    let [q, k, v] = inputs;
+    let (tokens, dim, group) = (layout.segments.tokens(), q.cols(), layout.heads / layout.kv_heads);
+    let mut dq = workspace.matrix(q.rows(), dim);
+    let (mut dk, mut dv) = (workspace.zeros(k.rows(), dim), workspace.zeros(v.rows(), dim));
+    let trees = layout.segments.trees();
+    // one task for each key/value head and tree: it owns dk and dv there and the dq of the head's group, so that every sum has one fixed order
+    let mut dq_parts: Vec<Option<&mut [T]>> =
+        split_trees(dq.data_mut(), tokens, dim, layout.segments).into_iter().map(Some).collect();
+    let tasks: Vec<Vec<&mut [T]>> = (0..layout.kv_heads * trees.len())
+        .map(|task| {
+            let (kv_head, tree) = (task / trees.len(), task % trees.len());
+            let heads = kv_head * group..(kv_head + 1) * group;
+            heads.filter_map(|head| dq_parts[head * trees.len() + tree].take()).collect()
+        })
+        .collect();
+    let dk_parts = split_trees(dk.data_mut(), tokens, dim, layout.segments);
+    let dv_parts = split_trees(dv.data_mut(), tokens, dim, layout.segments);
+    tasks.into_par_iter().zip(dk_parts).zip(dv_parts).enumerate().for_each(|(task, ((dq, dk), dv))| {
+        let (kv_head, tree) = (task / trees.len(), &trees[task % trees.len()]);
+        let keys = Keys { k: head_rows(k, kv_head, tokens), v: head_rows(v, kv_head, tokens), dk, dv };
+        let mut keys = keys;
+        for (member, dq) in dq.into_iter().enumerate() {
+            let head = kv_head * group + member;
+            let queries = Queries {
+                q: head_rows(q, head, tokens),
+                o: head_rows(o, head, tokens),
+                d_o: head_rows(d_o, head, tokens),
+                log_sum: &saved.log_sum[head * tokens..(head + 1) * tokens],
+                dq,
+            };
+            backward_head(queries, &mut keys, layout.segments, tree, dim, workspace);
+        }
+    });
+    [dq, dk, dv]
+}
+
+/// One query head: whole columns of its inputs, and its tree's part of `dq`.
+struct Queries<'a, T> {
+    q: &'a [T],
+    o: &'a [T],
+    d_o: &'a [T],
+    log_sum: &'a [T],
+    dq: &'a mut [T],
+}
+
+/// One key/value head: whole columns of its inputs, and its tree's part of the gradients.
+struct Keys<'a, T> {
+    k: &'a [T],
+    v: &'a [T],
+    dk: &'a mut [T],
+    dv: &'a mut [T],
+}
+
+fn backward_head<T: Real>(
+    queries: Queries<'_, T>,
+    keys: &mut Keys<'_, T>,
+    segments: &Segments,
+    tree: &Range<usize>,
+    dim: usize,
+    workspace: &Workspace<T>,
+) {
+    let first = segments.tree_tokens(tree).start;
+    let scale = T::ONE / T::from_f64(dim as f64).sqrt();
+    for block in blocks(segments, tree) {
+        let (rows, at) = (block.queries.len(), block.queries.start * dim);
+        let d_o = MatRef::new(&queries.d_o[at..], rows, dim);
+        let mut p = scores(&queries.q[at..], keys.k, &block, dim, workspace);
+        let mut ds = workspace.matrix(rows, p.cols());
+        let mut offset = 0;
+        for range in &block.keys {
+            let v = MatRef::new(&keys.v[range.start * dim..], range.len(), dim);
+            matmul(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE);
+            offset += range.len();
+        }
+        for i in 0..rows {
+            let token = block.queries.start + i;
+            let row = token * dim..(token + 1) * dim;
+            let mut along = T::ZERO;
+            for (&a, &b) in queries.d_o[row.clone()].iter().zip(&queries.o[row]) {
+                along += a * b;
+            }
+            let (visible, log_sum) = (block.visible(i), queries.log_sum[token]);
+            let (p, ds) = (p.row_mut(i), ds.row_mut(i));
+            for j in 0..visible {
+                p[j] = (p[j] - log_sum).exp();
+                ds[j] = p[j] * (ds[j] - along);
+            }
+            p[visible..].fill(T::ZERO);
+            ds[visible..].fill(T::ZERO);
+        }
+        let q = MatRef::new(&queries.q[at..], rows, dim);
+        let dq = &mut queries.dq[at - first * dim..];
+        let mut offset = 0;
+        for (index, range) in block.keys.iter().enumerate() {
+            let (from, len) = ((range.start - first) * dim, range.len());
+            let (p, ds) = (p.view().columns(offset, offset + len), ds.view().columns(offset, offset + len));
+            let k = MatRef::new(&keys.k[range.start * dim..], len, dim);
+            matmul(MatMut::new(dq, rows, dim), index > 0, ds, k, scale);
+            matmul(MatMut::new(&mut keys.dk[from..], len, dim), true, ds.t(), q, scale);
+            matmul(MatMut::new(&mut keys.dv[from..], len, dim), true, p.t(), d_o, T::ONE);
+            offset += len;
+        }
+    }
+}
+
+/// Consecutive queries of one segment and the key ranges they see: the ancestors' tokens, then the segment's own up to the last query.
+struct Block {
+    queries: Range<usize>,
+    keys: Vec<Range<usize>>,
+    inherited: usize,
+}
+
+impl Block {
+    /// Number of leading keys that query `i` of the block sees.
+    fn visible(&self, i: usize) -> usize {
+        let own = self.keys.last().map_or(0, |keys| self.queries.start - keys.start);
+        self.inherited + own + i + 1
+    }
+}
+
+fn blocks<'a>(segments: &'a Segments, tree: &Range<usize>) -> impl Iterator<Item = Block> + 'a {
+    tree.clone().flat_map(move |index| {
+        let segment = segments.list()[index].range();
+        let ancestors = segments.ancestors(index);
+        let inherited = ancestors.iter().map(Range::len).sum();
+        segment.clone().step_by(BLOCK).map(move |start| {
+            let end = (start + BLOCK).min(segment.end);
+            let mut keys = ancestors.clone();
+            keys.push(segment.start..end);
+            Block { queries: start..end, keys, inherited }
+        })
+    })
+}
+
+/// Scaled scores of a block, `[queries, keys]`; columns beyond a row's visible keys are computed but meaningless.
+fn scores<T: Real>(q: &[T], k: &[T], block: &Block, dim: usize, workspace: &Workspace<T>) -> Matrix<T> {
+    let total = block.keys.iter().map(Range::len).sum();
+    let mut s = workspace.matrix(block.queries.len(), total);
+    let q = MatRef::new(q, block.queries.len(), dim);
+    let scale = T::ONE / T::from_f64(dim as f64).sqrt();
+    let mut offset = 0;
+    for keys in &block.keys {
+        let k = MatRef::new(&k[keys.start * dim..], keys.len(), dim);
+        matmul(s.view_mut().columns(offset, offset + keys.len()), false, q, k.t(), scale);
+        offset += keys.len();
+    }
+    s
+}
+
+/// Softmax of the first `visible` elements in place, zeros behind; returns the logarithm of the denominator.
+fn softmax<T: Real>(row: &mut [T], visible: usize) -> T {
+    let (seen, hidden) = row.split_at_mut(visible);
+    hidden.fill(T::ZERO);
+    let max = seen.iter().fold(T::NEG_INFINITY, |m, &s| m.max(s));
+    let mut sum = T::ZERO;
+    for s in seen.iter_mut() {
+        *s = (*s - max).exp();
+        sum += *s;
+    }
+    let inverse = T::ONE / sum;
+    for s in seen {
+        *s *= inverse;
+    }
+    max + sum.ln()
+}
+
+fn head_rows<T: Real>(matrix: &Matrix<T>, head: usize, tokens: usize) -> &[T] {
+    &matrix.data()[head * tokens * matrix.cols()..(head + 1) * tokens * matrix.cols()]
+}
+
+/// Cuts `[heads][tokens][width]` into disjoint slices, one for each head and tree, heads outermost.
+fn split_trees<'a, T>(data: &'a mut [T], tokens: usize, width: usize, segments: &Segments) -> Vec<&'a mut [T]> {
+    let mut parts = Vec::new();
+    for mut head in data.chunks_mut((tokens * width).max(1)) {
+        for tree in segments.trees() {
+            let (part, rest) = head.split_at_mut(segments.tree_tokens(tree).len() * width);
+            parts.push(part);
+            head = rest;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::difference::{check, dot, numbers};
+
+    const DIM: usize = 4;
+
+    /// Two trees: a root of 70 (more than one block) with two children and a grandchild, and a single root.
+    fn forest() -> Segments {
+        Segments::new(&[(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)]).unwrap()
+    }
+
+    fn matrix(workspace: &Workspace<f64>, values: &[f64]) -> Matrix<f64> {
+        let mut m = workspace.matrix(values.len() / DIM, DIM);
+        m.copy_from(values);
+        m
+    }
+
+    #[test]
+    fn forward_is_the_definition_on_every_path() {
+        let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
+        let tokens = segments.tokens();
+        let (q, k, v) = (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
+        let layout = Layout { heads: 4, kv_heads: 2, segments: &segments };
+        let (o, _) = forward(
+            &matrix(&workspace, &q),
+            &matrix(&workspace, &k),
+            &matrix(&workspace, &v),
+            layout,
+            &workspace,
+        );
+        for (index, segment) in segments.list().iter().enumerate() {
+            for token in segment.range() {
+                let mut path: Vec<usize> = segments.ancestors(index).into_iter().flatten().collect();
+                path.extend(segment.start..=token);
+                for head in 0..4 {
+                    let row = |m: &[f64], head: usize, t: usize| m[(head * tokens + t) * DIM..][..DIM].to_vec();
+                    let scores: Vec<f64> =
+                        path.iter().map(|&t| dot(&row(&q, head, token), &row(&k, head / 2, t)) / 2.0).collect();
+                    let sum: f64 = scores.iter().map(|s| s.exp()).sum();
+                    for i in 0..DIM {
+                        let expected: f64 =
+                            path.iter().zip(&scores).map(|(&t, s)| s.exp() / sum * row(&v, head / 2, t)[i]).sum();
+                        assert!((o.row(head * tokens + token)[i] - expected).abs() < 1e-12);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backward_is_the_gradient_of_forward() {
+        let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
+        let tokens = segments.tokens();
+        let layout = Layout { heads: 4, kv_heads: 2, segments: &segments };
+        let (q, k, v) = (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
+        let d_o = numbers(4 * tokens * DIM, "do");
+        let run = |q: &[f64], k: &[f64], v: &[f64]| {
+            forward(&matrix(&workspace, q), &matrix(&workspace, k), &matrix(&workspace, v), layout, &workspace)
+        };
+        let (o, saved) = run(&q, &k, &v);
+        let inputs = [&q, &k, &v].map(|m| matrix(&workspace, m));
+        let [q_ref, k_ref, v_ref] = &inputs;
+        let grads = backward(&matrix(&workspace, &d_o), [q_ref, k_ref, v_ref], &o, &saved, layout, &workspace);
+        check("dq", &q, grads[0].data(), |q| dot(run(q, &k, &v).0.data(), &d_o));
+        check("dk", &k, grads[1].data(), |k| dot(run(&q, k, &v).0.data(), &d_o));
+        check("dv", &v, grads[2].data(), |v| dot(run(&q, &k, v).0.data(), &d_o));
+    }
+}

@@ -1,0 +1,102 @@
+//! Root-mean-square norm: `y = w x / sqrt(mean(x^2) + eps)`, row by row.
+//!
+//! Forward keeps one number a row, the inverse root; the normalised rows are computed again where backward needs them, which costs less than reading
+//! them back from memory. The weight is frozen and has no gradient.
+
+use rayon::prelude::*;
+
+use crate::tensor::{Buffer, Matrix, Real, Workspace};
+
+/// Rows handled by one parallel task.
+const ROWS: usize = 16;
+
+/// `1 / sqrt(mean(x^2) + eps)` of each row: what forward saves.
+pub struct Saved<T: Real> {
+    inverse_root: Buffer<T>,
+}
+
+impl<T: Real> Saved<T> {
+    /// Bytes held until backward.
+    pub fn bytes(&self) -> usize {
+        self.inverse_root.len() * size_of::<T>()
+    }
+}
+
+/// Normalises each row of `x [n, d]` and scales it by `weight [d]`.
+pub fn forward<T: Real>(x: &Matrix<T>, weight: &[T], eps: T, workspace: &Workspace<T>) -> (Matrix<T>, Saved<T>) {
+    let mut inverse_root = workspace.buffer(x.rows());
+    for row in 0..x.rows() {
+        let mut sum = T::ZERO;
+        for &v in x.row(row) {
+            sum += v * v;
+        }
+        inverse_root[row] = T::ONE / (sum / T::from_f64(x.cols() as f64) + eps).sqrt();
+    }
+    let saved = Saved { inverse_root };
+    let y = recompute(x, weight, &saved, workspace);
+    (y, saved)
+}
+
+/// The output of [`forward`] again, from its input and what it saved.
+pub fn recompute<T: Real>(x: &Matrix<T>, weight: &[T], saved: &Saved<T>, workspace: &Workspace<T>) -> Matrix<T> {
+    let cols = x.cols();
+    let mut y = workspace.matrix(x.rows(), cols);
+    let task = |(index, out): (usize, &mut [T])| {
+        for (offset, out) in out.chunks_mut(cols).enumerate() {
+            let row = index * ROWS + offset;
+            let scale = saved.inverse_root[row];
+            for ((out, &v), &w) in out.iter_mut().zip(x.row(row)).zip(weight) {
+                *out = w * (v * scale);
+            }
+        }
+    };
+    y.data_mut().par_chunks_mut(ROWS * cols).enumerate().for_each(task);
+    y
+}
+
+/// Adds to `dx` the gradient with respect to `x`.
+///
+/// With r the inverse root and g = w dy: `dx = r g - x r^3 mean(g x)`.
+pub fn backward<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, weight: &[T], saved: &Saved<T>, dx: &mut Matrix<T>) {
+    let cols = x.cols();
+    let task = |(index, dx): (usize, &mut [T])| {
+        for (offset, dx) in dx.chunks_mut(cols).enumerate() {
+            let row = index * ROWS + offset;
+            let (x, dy, r) = (x.row(row), dy.row(row), saved.inverse_root[row]);
+            let mut sum = T::ZERO;
+            for i in 0..cols {
+                sum += weight[i] * dy[i] * x[i];
+            }
+            let along = r * r * r * (sum / T::from_f64(cols as f64));
+            for i in 0..cols {
+                dx[i] += r * (weight[i] * dy[i]) - x[i] * along;
+            }
+        }
+    };
+    dx.data_mut().par_chunks_mut(ROWS * cols).enumerate().for_each(task);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::difference::{check, dot, numbers};
+
+    #[test]
+    fn backward_is_the_gradient_of_forward() {
+        let workspace = Workspace::new(2).unwrap();
+        let (rows, cols) = (19, 6);
+        let (values, weight, dy) = (numbers(rows * cols, "x"), numbers(cols, "w"), numbers(rows * cols, "dy"));
+        let run = |values: &[f64]| {
+            let mut x = workspace.matrix(rows, cols);
+            x.copy_from(values);
+            let (y, saved) = forward(&x, &weight, 1e-3, &workspace);
+            (x, y, saved)
+        };
+        let (x, _, saved) = run(&values);
+        let mut grad = workspace.matrix(rows, cols);
+        grad.copy_from(&dy);
+        let mut dx = workspace.zeros(rows, cols);
+        backward(&grad, &x, &weight, &saved, &mut dx);
+        check("norm dx", &values, dx.data(), |values| dot(run(values).1.data(), &dy));
+    }
+}

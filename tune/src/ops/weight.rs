@@ -1,0 +1,193 @@
+//! A frozen weight matrix in the type it is stored in: `y = x W^T`, `dx = dy W`, row gather, and never a gradient.
+//!
+//! bf16 weights stay bf16 in memory and are widened block by block on the fly; arithmetic and accumulation are in `T`. An embedding and the output head
+//! tied to it share one such matrix.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::tensor::{MatRef, Matrix, Real, Workspace, matmul};
+use crate::weights::round_to_bf16;
+
+/// How the elements are held.
+#[derive(Clone, Debug)]
+pub enum Storage<T> {
+    /// In the compute type.
+    Dense(Vec<T>),
+    /// As bf16, two bytes an element, widened when used.
+    Bf16(Vec<bf16>),
+}
+
+/// A frozen matrix `[rows, cols]` = `[d_out, d_in]`, row-major.
+#[derive(Clone, Debug)]
+pub struct Weight<T> {
+    storage: Storage<T>,
+    rows: usize,
+    cols: usize,
+}
+
+/// Elements of one widened block: 1 MiB of f32, which stays in the second-level cache beside the kernel's packed panels.
+const BLOCK: usize = 1 << 18;
+
+impl<T: Real> Weight<T> {
+    /// A weight from its elements.
+    ///
+    /// # Panics
+    /// When the number of elements is not `rows * cols`.
+    pub fn new(storage: Storage<T>, rows: usize, cols: usize) -> Self {
+        let len = match &storage {
+            Storage::Dense(data) => data.len(),
+            Storage::Bf16(data) => data.len(),
+        };
+        assert_eq!(len, rows * cols, "a weight [{rows}, {cols}] from {len} elements");
+        Self { storage, rows, cols }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether the elements are held rounded to bf16.
+    pub fn is_bf16(&self) -> bool {
+        matches!(self.storage, Storage::Bf16(_))
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.cols * if self.is_bf16() { 2 } else { size_of::<T>() }
+    }
+
+    /// `y = x W^T`: `x [n, cols]` to `[n, rows]`.
+    pub fn forward(&self, x: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        let mut y = workspace.matrix(x.rows(), self.rows);
+        self.for_each_block(workspace, |first, block| {
+            let end = first + block.len() / self.cols;
+            let block = MatRef::new(block, end - first, self.cols);
+            matmul(y.view_mut().columns(first, end), false, x.view(), block.t(), T::ONE);
+        });
+        y
+    }
+
+    /// `dx = dy W`, added to `dx` when `accumulate`: `dy [n, rows]`, `dx [n, cols]`.
+    pub fn backward(&self, dy: &Matrix<T>, dx: &mut Matrix<T>, accumulate: bool, workspace: &Workspace<T>) {
+        let mut accumulate = accumulate;
+        self.for_each_block(workspace, |first, block| {
+            let end = first + block.len() / self.cols;
+            let block = MatRef::new(block, end - first, self.cols);
+            matmul(dx.view_mut(), accumulate, dy.view().columns(first, end), block, T::ONE);
+            accumulate = true;
+        });
+    }
+
+    /// Rows `ids` as a matrix: the embedding of tokens.
+    ///
+    /// # Panics
+    /// When an id is not below `rows`; batches are checked when they are made.
+    pub fn gather(&self, ids: &[u32], workspace: &Workspace<T>) -> Matrix<T> {
+        let mut out = workspace.matrix(ids.len(), self.cols);
+        for (row, &id) in ids.iter().enumerate() {
+            let range = id as usize * self.cols..(id as usize + 1) * self.cols;
+            match &self.storage {
+                Storage::Dense(data) => out.row_mut(row).copy_from_slice(&data[range]),
+                Storage::Bf16(data) => widen(&data[range], out.row_mut(row)),
+            }
+        }
+        out
+    }
+
+    /// `W + delta`, computed in f64 and rounded once to the same storage; `delta` is row-major `[rows, cols]`.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    pub fn plus(&self, delta: &[f64]) -> Self {
+        assert_eq!(delta.len(), self.rows * self.cols, "the delta has another shape than the weight");
+        let storage = match &self.storage {
+            Storage::Dense(data) => {
+                Storage::Dense(data.par_iter().zip(delta).map(|(w, d)| T::from_f64(w.to_f64() + d)).collect())
+            }
+            Storage::Bf16(data) => {
+                Storage::Bf16(data.par_iter().zip(delta).map(|(w, d)| round_to_bf16(w.to_f64() + d)).collect())
+            }
+        };
+        Self { storage, rows: self.rows, cols: self.cols }
+    }
+
+    /// Calls `work(first_row, elements)` for consecutive blocks of whole rows in the compute type; one block when nothing has to be widened. Block
+    /// borders depend on the shape alone.
+    fn for_each_block(&self, workspace: &Workspace<T>, mut work: impl FnMut(usize, &[T])) {
+        match &self.storage {
+            Storage::Dense(data) => work(0, data),
+            Storage::Bf16(data) => {
+                let rows = (BLOCK / self.cols.max(1)).clamp(1, self.rows.max(1));
+                let mut block = workspace.buffer(rows * self.cols);
+                for (index, stored) in data.chunks(rows * self.cols).enumerate() {
+                    let wide = &mut block[..stored.len()];
+                    let piece = stored.len().div_ceil(16).max(4096);
+                    wide.par_chunks_mut(piece).zip(stored.par_chunks(piece)).for_each(|(to, from)| widen(from, to));
+                    work(index * rows, wide);
+                }
+            }
+        }
+    }
+}
+
+fn widen<T: Real>(from: &[bf16], to: &mut [T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = T::from_f64(f64::from(from.to_f32()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::difference::{check, dot, numbers};
+
+    fn matrix(workspace: &Workspace<f64>, rows: usize, data: &[f64]) -> Matrix<f64> {
+        let mut m = workspace.matrix(rows, data.len() / rows);
+        m.copy_from(data);
+        m
+    }
+
+    #[test]
+    fn backward_is_the_gradient_of_forward() {
+        let workspace = Workspace::new(1).unwrap();
+        let weight = Weight::new(Storage::Dense(numbers(5 * 7, "w")), 5, 7);
+        let (x, dy) = (numbers(3 * 7, "x"), numbers(3 * 5, "dy"));
+        let mut dx = workspace.matrix(3, 7);
+        weight.backward(&matrix(&workspace, 3, &dy), &mut dx, false, &workspace);
+        check("linear dx", &x, dx.data(), |x| {
+            dot(weight.forward(&matrix(&workspace, 3, x), &workspace).data(), &dy)
+        });
+        let once = dx.data().to_vec();
+        weight.backward(&matrix(&workspace, 3, &dy), &mut dx, true, &workspace);
+        assert!(dx.data().iter().zip(&once).all(|(two, one)| (two - 2.0 * one).abs() < 1e-12));
+    }
+
+    #[test]
+    fn bf16_storage_equals_the_widened_matrix() {
+        let workspace = Workspace::new(2).unwrap();
+        // more than one block: 700 * 600 elements
+        let (rows, cols) = (700, 600);
+        let stored: Vec<bf16> = numbers(rows * cols, "w").into_iter().map(bf16::from_f64).collect();
+        let dense = Weight::new(Storage::Dense(stored.iter().map(|v| v.to_f64()).collect()), rows, cols);
+        let narrow = Weight::new(Storage::Bf16(stored), rows, cols);
+        let x = matrix(&workspace, 3, &numbers(3 * cols, "x"));
+        let dy = matrix(&workspace, 3, &numbers(3 * rows, "dy"));
+        let close = |a: &Matrix<f64>, b: &Matrix<f64>| {
+            // block sums are added in another order: 700 terms of unit size in f64
+            a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-11)
+        };
+        assert!(close(&dense.forward(&x, &workspace), &narrow.forward(&x, &workspace)));
+        let (mut a, mut b) = (workspace.matrix(3, cols), workspace.matrix(3, cols));
+        dense.backward(&dy, &mut a, false, &workspace);
+        narrow.backward(&dy, &mut b, false, &workspace);
+        assert!(close(&a, &b));
+        assert!(close(&dense.gather(&[699, 0], &workspace), &narrow.gather(&[699, 0], &workspace)));
+    }
+}

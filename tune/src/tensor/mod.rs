@@ -1,0 +1,14 @@
+//! Storage of the numbers a step computes with: matrices, the workspace they are drawn from, strided products, named random streams.
+//!
+//! Lowest room of the crate that holds data. It knows no layer, no file and no model; precision is the type parameter, never a global setting.
+
+mod gemm;
+mod matrix;
+mod random;
+mod workspace;
+
+pub use gemm::{MatMut, MatRef, matmul};
+pub use matrix::Matrix;
+pub use quanta_circuit::Real;
+pub use random::Stream;
+pub use workspace::{Buffer, Workspace};
