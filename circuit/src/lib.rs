@@ -38,6 +38,8 @@
 //! translate. No files, no models: those are other crates' work.
 
 mod circuit;
+mod cost;
+mod drawing;
 mod einsum;
 pub mod init;
 mod kernel;
@@ -48,10 +50,11 @@ mod real;
 mod text;
 
 pub use circuit::{apply, backward, instruction_set};
-pub use einsum::symbol;
+pub use cost::{Application, Cost};
+pub use einsum::{EinsumError, gates_of_einsum, symbol};
 pub use kernel::reference;
 pub use live::Trimmed;
-pub use operator::operator;
+pub use operator::{operator, pull_back};
 pub use plan::{Gate, Plan, PlanError, pairs};
 pub use real::Real;
 pub use text::TextError;

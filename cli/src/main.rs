@@ -1,1 +1,62 @@
-fn main() {}
+//! The program `quanta`: parse, call one function of the library's `run` room, print.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+
+mod inspect;
+mod merge;
+mod methods;
+mod plan;
+mod score;
+mod text;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use quanta_tune::run::RunError;
+
+/// Fine-tune Hugging Face models with QuanTA and the methods it is compared with.
+#[derive(Parser)]
+#[command(name = "quanta", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train the adapters of a configuration
+    Train(train::Arguments),
+    /// Log-probability of every token of a text
+    Score(score::Arguments),
+    /// Merge an adapter into its base model
+    Merge(merge::Arguments),
+    /// Sites, axes, gates, parameters, operations and memory of a configuration
+    Plan(plan::Arguments),
+    /// The samples of a configuration as tokens, trained ones marked
+    Inspect(inspect::Arguments),
+    /// The fine-tuning methods
+    Methods(methods::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Train(arguments) => train::run(arguments),
+        Command::Score(arguments) => score::run(arguments),
+        Command::Merge(arguments) => merge::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Methods(arguments) => methods::run(arguments),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if let Some(broken) = error.downcast_ref::<std::io::Error>()
+        && broken.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        // the reader of our output has seen enough
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("quanta: {error:#}");
+    let code = error.downcast_ref::<RunError>().map_or(1, RunError::exit_code);
+    ExitCode::from(code)
+}

@@ -6,9 +6,13 @@
 //! command.
 
 pub mod adapter;
+pub mod checkpoint;
 pub mod config;
+pub mod data;
+pub mod eval;
 pub mod model;
 pub mod ops;
+pub mod run;
 pub mod tensor;
 pub mod train;
 pub mod weights;

@@ -15,7 +15,8 @@ pub(crate) mod transfer;
 pub(crate) mod vector;
 
 use crate::{Plan, Real};
-use gate::{BackwardGate, ForwardGate};
+use gate::{BackwardGate, ForwardGate, backward_scratch, forward_scratch};
+use schedule::Step;
 use transfer::Transfer;
 
 /// The functions of one instruction set for one number type.
@@ -34,6 +35,90 @@ pub struct Kernels<T> {
     pub(crate) load: unsafe fn(&Transfer<T>),
     /// A tile added to rows of tokens.
     pub(crate) unload: unsafe fn(&Transfer<T>, T),
+}
+
+impl<T: Real> Kernels<T> {
+    /// One gate from a tile to another: `src` holds `step.in_len()` rows of `width` numbers, `dst` is overwritten with `step.out_len()`.
+    pub(crate) fn forward_between(
+        &self,
+        step: &Step,
+        packed: &[T],
+        src: &[T],
+        dst: &mut [T],
+        width: usize,
+        panel: &mut [T],
+    ) {
+        self.check(step, packed, width);
+        assert!(step.in_len() * width <= src.len() && step.out_len() * width <= dst.len(), "a tile is too short");
+        assert!(panel.len() >= forward_scratch(step, self.lanes), "the scratch is too short");
+        let (packed, panel) = (packed.as_ptr(), panel.as_mut_ptr());
+        let gate = ForwardGate { step, packed, src: src.as_ptr(), dst: dst.as_mut_ptr(), width, panel };
+        // SAFETY: the lengths were just checked, and a table is only handed out where its instructions exist.
+        unsafe { (self.forward)(&gate) }
+    }
+
+    /// One gate on a tile in place; the step must fit in place.
+    pub(crate) fn forward_in_place(&self, step: &Step, packed: &[T], tile: &mut [T], width: usize, panel: &mut [T]) {
+        self.check(step, packed, width);
+        assert!(step.fits_in_place() && step.in_len() * width <= tile.len(), "a tile is too short");
+        assert!(panel.len() >= forward_scratch(step, self.lanes), "the scratch is too short");
+        let (packed, panel, dst) = (packed.as_ptr(), panel.as_mut_ptr(), tile.as_mut_ptr());
+        let gate = ForwardGate { step, packed, src: dst, dst, width, panel };
+        // SAFETY: as in `forward_between`; the step fits in place.
+        unsafe { (self.forward)(&gate) }
+    }
+
+    /// Gradients of one gate on one tile. `x` and `sums` (added to) come together or not at all; the gradient of the input goes where `dx` says.
+    pub(crate) fn backward_gate(
+        &self,
+        step: &Step,
+        packed: &[T],
+        x: &[T],
+        dy: &mut [T],
+        dx: Target<'_, T>,
+        sums: Option<&mut [T]>,
+        width: usize,
+        panel: &mut [T],
+    ) {
+        self.check(step, packed, width);
+        assert!(step.out_len() * width <= dy.len(), "a tile is too short");
+        assert!(panel.len() >= backward_scratch(step, self.lanes), "the scratch is too short");
+        let dy = dy.as_mut_ptr();
+        let dx = match dx {
+            Target::InPlace => {
+                assert!(step.fits_in_place(), "the gate changes the size of the tile");
+                dy
+            }
+            Target::Other(dx) => {
+                assert!(step.in_len() * width <= dx.len(), "a tile is too short");
+                dx.as_mut_ptr()
+            }
+            Target::Nowhere => std::ptr::null_mut(),
+        };
+        let sums = sums.map_or(std::ptr::null_mut(), |sums| {
+            assert!(step.in_len() * width <= x.len(), "a tile is too short");
+            assert!(step.rows() * step.cols().next_multiple_of(self.lanes) <= sums.len(), "the sums are too short");
+            sums.as_mut_ptr()
+        });
+        let (packed, x, panel) = (packed.as_ptr(), x.as_ptr(), panel.as_mut_ptr());
+        // SAFETY: the lengths were just checked, and a table is only handed out where its instructions exist.
+        unsafe { (self.backward)(&BackwardGate { step, packed, x, dy, dx, sums, width, panel }) }
+    }
+
+    fn check(&self, step: &Step, packed: &[T], width: usize) {
+        assert!(packed.len() >= step.packed_len(), "the packed gate is too short");
+        assert!(width.is_multiple_of(self.lanes), "a tile holds whole registers of tokens");
+    }
+}
+
+/// Where the gradient of a gate's input goes.
+pub(crate) enum Target<'a, T> {
+    /// Over the gradient of its output.
+    InPlace,
+    /// Into another tile.
+    Other(&'a mut [T]),
+    /// It is not wanted.
+    Nowhere,
 }
 
 /// Asserts that `x` is `[tokens, d_in]`, `y` is `[tokens, d_out]` with the same number of tokens, and `gates` fits the plan.

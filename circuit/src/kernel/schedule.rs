@@ -34,6 +34,31 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// A gate on the axes at `positions` (one or two, ascending) of a tensor of axes `dims`, with the sizes that these axes have behind it.
+    pub fn on(dims: &[usize], positions: &[usize], out_sizes: &[usize]) -> Self {
+        let (p, q) = (positions[0], positions[positions.len() - 1]);
+        let double = positions.len() == 2;
+        let (in_sizes, out_sizes) =
+            if double { ([dims[p], dims[q]], [out_sizes[0], out_sizes[1]]) } else { ([1, dims[q]], [1, out_sizes[0]]) };
+        let mut step = Self {
+            outer: dims[..p].iter().product(),
+            middle: if double { dims[p + 1..q].iter().product() } else { 1 },
+            inner: dims[q + 1..].iter().product(),
+            in_sizes,
+            out_sizes,
+            full_in: [in_sizes[1], in_sizes[0] * in_sizes[1]],
+            full_out: [out_sizes[1], out_sizes[0] * out_sizes[1]],
+            offset: 0,
+            in_offsets: Vec::new(),
+            out_offsets: Vec::new(),
+            sum_rows: Vec::new(),
+        };
+        step.in_offsets = step.offsets(in_sizes);
+        step.out_offsets = step.offsets(out_sizes);
+        step.sum_rows = (0..step.rows()).collect();
+        step
+    }
+
     /// Gate rows in use.
     pub fn rows(&self) -> usize {
         self.out_sizes[0] * self.out_sizes[1]
@@ -108,7 +133,8 @@ impl Step {
         });
     }
 
-    fn pack_with<T: Real>(
+    /// Packs the matrix that `value(row, column)` describes.
+    pub fn pack_with<T: Real>(
         &self,
         rows: usize,
         depth: usize,
@@ -175,26 +201,13 @@ impl Schedule {
                 // The sizes of a gate are listed from the end, the positions from the front.
                 if is_last(axis[i]) { live_out[axis[i]] } else { gate.out_sizes()[axis.len() - 1 - i] }
             };
-            let (p, q) = (axis[0], *axis.last().unwrap_or(&axis[0]));
-            let double = axis.len() == 2;
-            let mut step = Step {
-                outer: dims[..p].iter().product(),
-                middle: if double { dims[p + 1..q].iter().product() } else { 1 },
-                inner: dims[q + 1..].iter().product(),
-                in_sizes: if double { [dims[p], dims[q]] } else { [1, dims[q]] },
-                out_sizes: if double { [out(0), out(1)] } else { [1, out(0)] },
-                full_in: [gate.in_sizes()[0], gate.cols()],
-                full_out: [gate.out_sizes()[0], gate.rows()],
-                offset: gate.offset(),
-                in_offsets: Vec::new(),
-                out_offsets: Vec::new(),
-                sum_rows: Vec::new(),
-            };
-            step.in_offsets = step.offsets(step.in_sizes);
-            step.out_offsets = step.offsets(step.out_sizes);
-            step.sum_rows = (0..step.rows()).collect();
+            let out_sizes: Vec<usize> = (0..axis.len()).map(out).collect();
+            let mut step = Step::on(&dims, axis, &out_sizes);
+            step.full_in = [gate.in_sizes()[0], gate.cols()];
+            step.full_out = [gate.out_sizes()[0], gate.rows()];
+            step.offset = gate.offset();
             for i in 0..axis.len() {
-                dims[axis[i]] = out(i);
+                dims[axis[i]] = out_sizes[i];
             }
             max_len = max_len.max(step.out_len());
             steps.push(step);

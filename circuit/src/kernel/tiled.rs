@@ -6,11 +6,11 @@
 
 use rayon::prelude::*;
 
-use super::Kernels;
-use super::gate::{BackwardGate, ForwardGate, backward_scratch, forward_scratch};
+use super::gate::{backward_scratch, forward_scratch};
 use super::schedule::{Schedule, Step};
 use super::scratch::with_scratch;
 use super::transfer::Transfer;
+use super::{Kernels, Target};
 use crate::{Plan, Real};
 
 /// Chunks of tokens that gate gradients are summed over separately: enough to feed many threads, few enough that adding them up costs little.
@@ -83,34 +83,14 @@ fn apply_tile<T: Real>(
             let packed = &packed[offset..offset + step.packed_len()];
             offset += packed.len();
             if step.fits_in_place() {
-                let src = current.as_mut_ptr();
-                run_forward(kernels, step, packed, src, src, current.len(), width, panel);
+                kernels.forward_in_place(step, packed, current, width, panel);
             } else {
-                let (src, dst) = (current.as_ptr(), other.as_mut_ptr());
-                run_forward(kernels, step, packed, src, dst, current.len(), width, panel);
+                kernels.forward_between(step, packed, current, other, width, panel);
                 std::mem::swap(&mut current, &mut other);
             }
         }
         unload(kernels, current, schedule.out_len, width, y, d_out, scale);
     });
-}
-
-/// One gate from `src` to `dst`, both `len` numbers long; they may be the same where the step fits in place.
-fn run_forward<T: Real>(
-    kernels: &Kernels<T>,
-    step: &Step,
-    packed: &[T],
-    src: *const T,
-    dst: *mut T,
-    len: usize,
-    width: usize,
-    panel: &mut [T],
-) {
-    assert!(step.in_len() * width <= len && step.out_len() * width <= len, "a tile is shorter than its step");
-    assert!(packed.len() >= step.packed_len() && panel.len() >= forward_scratch(step, kernels.lanes));
-    let gate = ForwardGate { step, packed: packed.as_ptr(), src, dst, width, panel: panel.as_mut_ptr() };
-    // SAFETY: the lengths were just checked, the callers pass tiles of `len` numbers, and the table is only handed out where its instructions exist.
-    unsafe { (kernels.forward)(&gate) }
 }
 
 /// Rows of tokens into the front of `tile`.
@@ -282,11 +262,7 @@ fn backward_tile<T: Real>(
             let packed = &pass.packed[offset..offset + step.packed_len()];
             offset += packed.len();
             let (before, after) = states.split_at_mut(inputs[index]);
-            let before = &before[start(index)..];
-            let len = before.len().min(after.len());
-            let needed = step.in_len().max(step.out_len()) * width;
-            assert!(step.in_len() * width == before.len() && step.out_len() * width <= after.len() && len > 0);
-            run_forward(kernels, step, packed, before.as_ptr(), after.as_mut_ptr(), needed, width, panel);
+            kernels.forward_between(step, packed, &before[start(index)..], after, width, panel);
         }
     }
     load(kernels, dy, d_out, schedule.out_len, first, width);
@@ -298,24 +274,22 @@ fn backward_tile<T: Real>(
     let mut sums_end = partial.as_deref().map_or(0, <[T]>::len);
     for (index, step) in steps.iter().enumerate().rev() {
         packed_end -= step.packed_len();
-        let packed = pass.packed_transposed[packed_end..packed_end + step.packed_len()].as_ptr();
-        let (mut sums, mut x) = (std::ptr::null_mut(), std::ptr::null());
+        let packed = &pass.packed_transposed[packed_end..packed_end + step.packed_len()];
+        let (mut sums, mut x) = (None, &[][..]);
         if let Some(partial) = partial.as_deref_mut() {
             let len = step.rows() * sums_width(step, lanes);
             sums_end -= len;
-            sums = partial[sums_end..sums_end + len].as_mut_ptr();
-            x = states[start(index)..inputs[index]].as_ptr();
+            sums = Some(&mut partial[sums_end..sums_end + len]);
+            x = &states[start(index)..inputs[index]];
         }
-        assert!(step.in_len().max(step.out_len()) * width <= current.len().min(other.len()));
-        assert!(panel.len() >= backward_scratch(step, lanes));
-        let (dy, in_place) = (current.as_mut_ptr(), step.fits_in_place());
         let wanted = index > 0 || dx.is_some();
-        let target = if in_place { dy } else { other.as_mut_ptr() };
-        let target = if wanted { target } else { std::ptr::null_mut() };
-        let gate = BackwardGate { step, packed, x, dy, dx: target, sums, width, panel: panel.as_mut_ptr() };
-        // SAFETY: the lengths were just checked, slice bounds check the rest, and the table is only handed out where its instructions exist.
-        unsafe { (kernels.backward)(&gate) }
-        if !in_place {
+        let target = match (wanted, step.fits_in_place()) {
+            (false, _) => Target::Nowhere,
+            (true, true) => Target::InPlace,
+            (true, false) => Target::Other(&mut *other),
+        };
+        kernels.backward_gate(step, packed, x, current, target, sums, width, panel);
+        if !step.fits_in_place() {
             std::mem::swap(&mut current, &mut other);
         }
     }

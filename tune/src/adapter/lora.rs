@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Adapter, Parameters, Pass, Saved, Settings, Site};
+use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
 use crate::config::Section;
 use crate::ops::{Weight, dropout};
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Stream, matmul};
@@ -48,11 +48,19 @@ impl Settings for Lora {
 
     fn read_peft(section: &mut Section) -> Self {
         let r = section.usize("r").at_least(1).or(8);
-        for key in ["use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"] {
+        // variants of LoRA that PEFT keeps in the same configuration; each would be another update
+        for key in [
+            "alora_invocation_tokens", "alpha_pattern", "arrow_config", "ensure_weight_tying", "fan_in_fan_out", "kasa_config",
+            "lora_bias", "megatron_config", "monteclora_config", "rank_pattern", "use_bdlora", "use_dora", "use_qalora",
+            "use_rslora", "velora_config",
+        ] {
             section.only(key, &[]);
         }
-        section.only("bias", &[json!("none")]);
-        section.ignore(&["init_lora_weights"]);
+        // how the factors were initialised is past; the rest counts only with the variants above
+        section.ignore(&[
+            "corda_config", "eva_config", "init_lora_weights", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+            "runtime_config",
+        ]);
         Self {
             r,
             alpha: section.f64("lora_alpha").positive().or(8.0),
@@ -94,15 +102,21 @@ impl Settings for Lora {
         vec![("update", format!("{} B A, A [{r}, {}], B [{}, {r}]", self.scale(), site.d_in, site.d_out, r = self.r))]
     }
 
+    fn layout(&self, site: &Site) -> Vec<Tensor> {
+        lay_out([
+            ("lora_A.weight".to_owned(), vec![self.r, site.d_in], true),
+            ("lora_B.weight".to_owned(), vec![site.d_out, self.r], true),
+        ])
+    }
+
     fn attach<T: Real>(&self, site: &Site, _base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
         let mut stream = Stream::new(seed, "init", &format!("{}.lora_A", site.name));
         // kaiming_uniform(a = sqrt 5) over fan-in d_in: U(-1/sqrt(d_in), 1/sqrt(d_in))
         let bound = 1.0 / (site.d_in as f64).sqrt();
-        let a: Vec<T> =
+        let mut values: Vec<T> =
             (0..self.r * site.d_in).map(|_| T::from_f64(bound * (2.0 * stream.uniform() - 1.0))).collect();
-        let mut parameters = Parameters::default();
-        parameters.push("lora_A.weight", vec![self.r, site.d_in], true, &a);
-        parameters.push("lora_B.weight", vec![site.d_out, self.r], true, &vec![T::ZERO; site.d_out * self.r]);
+        values.resize(self.parameters(site), T::ZERO);
+        let parameters = Parameters::new(self.layout(site), values, Vec::new());
         Box::new(Attached { settings: self.clone(), site: site.clone(), parameters })
     }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Adapter, Lora, Quanta, Site};
+use super::{Adapter, Lora, Quanta, Site, Tensor};
 use crate::config::Section;
 use crate::ops::Weight;
 use crate::tensor::Real;
@@ -18,6 +18,8 @@ pub trait Settings: Sized {
     const PEFT_TYPE: &'static str;
     /// The adapted weight, as printed by `quanta methods`.
     const FORMULA: &'static str;
+    /// Whether PEFT itself does not know the method: the folder then carries this program's format version.
+    const EXTENDS_PEFT: bool = false;
 
     /// Reads the settings from a config entry; problems are recorded in the section.
     fn read(section: &mut Section) -> Self;
@@ -35,6 +37,8 @@ pub trait Settings: Sized {
     fn flops_per_token(&self, site: &Site) -> u64;
     /// What `quanta plan` says of a site: labels and texts.
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)>;
+    /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
+    fn layout(&self, site: &Site) -> Vec<Tensor>;
     /// Attaches to a site with initial parameters from the streams named by `seed` and the site.
     fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>>;
 }
@@ -48,6 +52,8 @@ pub struct MethodInfo {
     pub peft_type: &'static str,
     /// The adapted weight.
     pub formula: &'static str,
+    /// Whether PEFT itself does not know the method.
+    pub extends_peft: bool,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
 }
@@ -79,6 +85,7 @@ macro_rules! methods {
                 name: <$method as Settings>::NAME,
                 peft_type: <$method as Settings>::PEFT_TYPE,
                 formula: <$method as Settings>::FORMULA,
+                extends_peft: <$method as Settings>::EXTENDS_PEFT,
                 read: |section| Method::$method(<$method as Settings>::read(section)),
                 read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),
             }),*]
@@ -116,6 +123,10 @@ macro_rules! methods {
             /// See [`Settings::describe`].
             pub fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
                 match self { $(Self::$method(settings) => settings.describe(site)),* }
+            }
+            /// See [`Settings::layout`].
+            pub fn layout(&self, site: &Site) -> Vec<Tensor> {
+                match self { $(Self::$method(settings) => settings.layout(site)),* }
             }
             /// See [`Settings::attach`].
             pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {

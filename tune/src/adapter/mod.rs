@@ -15,8 +15,8 @@ mod site;
 
 pub use gradients::Gradients;
 pub use lora::Lora;
-pub use method::{MethodInfo, Method, Settings, methods, method_named};
-pub use parameters::{Parameters, Tensor};
+pub use method::{Method, MethodInfo, Settings, method_named, methods};
+pub use parameters::{Parameters, Tensor, lay_out};
 pub use quanta::{Frozen, Initial, Quanta};
 pub use site::{Layers, Selection, SelectionError, Site, Sites};
 

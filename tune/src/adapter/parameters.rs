@@ -30,17 +30,27 @@ pub struct Parameters<T> {
     frozen: Vec<T>,
 }
 
+/// Lays out pieces `(name, shape, trainable)` one after another.
+pub fn lay_out(pieces: impl IntoIterator<Item = (String, Vec<usize>, bool)>) -> Vec<Tensor> {
+    let mut ends = [0, 0];
+    let place = |(name, shape, trainable): (String, Vec<usize>, bool)| {
+        let end = &mut ends[usize::from(trainable)];
+        let tensor = Tensor { name, shape, trainable, offset: *end };
+        *end += tensor.elements();
+        tensor
+    };
+    pieces.into_iter().map(place).collect()
+}
+
 impl<T: Real> Parameters<T> {
-    /// Adds a piece with its values.
+    /// Parameters of the given layout with their initial values, flat.
     ///
     /// # Panics
-    /// When the number of values is not that of the shape.
-    pub fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, trainable: bool, values: &[T]) {
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "values of another shape");
-        let vector = if trainable { &mut self.trainable } else { &mut self.frozen };
-        let offset = vector.len();
-        vector.extend_from_slice(values);
-        self.tensors.push(Tensor { name: name.into(), shape, trainable, offset });
+    /// When the vectors have other lengths than the layout.
+    pub fn new(tensors: Vec<Tensor>, trainable: Vec<T>, frozen: Vec<T>) -> Self {
+        let length = |wanted| tensors.iter().filter(|t| t.trainable == wanted).map(Tensor::elements).sum::<usize>();
+        assert_eq!((length(true), length(false)), (trainable.len(), frozen.len()), "values of another layout");
+        Self { tensors, trainable, frozen }
     }
 
     /// Names, shapes and places of all pieces.

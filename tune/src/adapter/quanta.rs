@@ -8,7 +8,7 @@
 use quanta_circuit::{self as circuit, Plan};
 use serde_json::{Map, Value, json};
 
-use super::{Adapter, Parameters, Pass, Saved, Settings, Site};
+use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
 use crate::config::Section;
 use crate::ops::{Weight, dropout};
 use crate::tensor::{Matrix, Real, Stream};
@@ -112,6 +112,7 @@ impl Quanta {
 impl Settings for Quanta {
     const NAME: &'static str = "quanta";
     const PEFT_TYPE: &'static str = "QUANTA";
+    const EXTENDS_PEFT: bool = true;
     const FORMULA: &'static str = "W0 + T - S, T a circuit of gates on pairs of axes";
 
     fn read(section: &mut Section) -> Self {
@@ -133,7 +134,7 @@ impl Settings for Quanta {
     fn problems(&self, site: &Site) -> Vec<String> {
         let (size, small, large) = (self.plan.in_len(), site.d_in.min(site.d_out), site.d_in.max(site.d_out));
         // padding and truncation bridge small differences; a circuit that misses most of the site, or is mostly padding, is a slip in dims
-        if (small..2 * large).contains(&size) {
+        if (small..=2 * large).contains(&size) {
             return Vec::new();
         }
         vec![format!(
@@ -168,6 +169,14 @@ impl Settings for Quanta {
         ]
     }
 
+    fn layout(&self, _: &Site) -> Vec<Tensor> {
+        let gates = |letter: char, trainable: bool| {
+            let gates = self.plan.gates().iter().enumerate();
+            gates.map(move |(index, gate)| (format!("quanta_{letter}.{index}"), gate.shape(), trainable))
+        };
+        lay_out(gates('T', true).chain(gates('S', false)))
+    }
+
     fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
         let mut stream = Stream::new(seed, "init", &format!("{}.quanta_T", site.name));
         let gates: Vec<T> = match self.init {
@@ -175,12 +184,7 @@ impl Settings for Quanta {
             // plans of this method are square, and only a rectangular gate has no identity
             Initial::Identity => circuit::init::identity(&self.plan).expect("square gates have an identity"),
         };
-        let mut parameters = Parameters::default();
-        for (trainable, letter) in [(true, 'T'), (false, 'S')] {
-            for (index, gate) in self.plan.gates().iter().enumerate() {
-                parameters.push(format!("quanta_{letter}.{index}"), gate.shape(), trainable, &gates[gate.range()]);
-            }
-        }
+        let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
         let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
         Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), parameters })
     }

@@ -4,6 +4,7 @@
 //! chooses which rows, [`dataset`] walks the whole path for a run, [`statistics`] says what came out. The room knows
 //! no model: it hands over token ids, and what is computed from them is left to the rooms above.
 
+pub mod batch;
 pub mod dataset;
 pub mod encode;
 pub mod example;

@@ -1,0 +1,64 @@
+//! `quanta merge`: a plain model folder from a base and its adapter.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use quanta_tune::run::merge;
+use quanta_tune::weights::Dtype;
+use serde_json::json;
+
+/// What `quanta merge` takes.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run or adapter folder
+    folder: PathBuf,
+    /// The merged model's folder; must not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Type of the merged weights; without it every tensor keeps its own
+    #[arg(long, value_enum)]
+    dtype: Option<MergedType>,
+    /// Where an adapter's base model lies, if not where the adapter says
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Threads; 0: one for each processor
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MergedType {
+    Bf16,
+    F16,
+    F32,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let dtype = arguments.dtype.map(|dtype| match dtype {
+        MergedType::Bf16 => Dtype::Bf16,
+        MergedType::F16 => Dtype::F16,
+        MergedType::F32 => Dtype::F32,
+    });
+    let report = merge(&arguments.folder, arguments.base.as_deref(), &arguments.out, dtype, arguments.threads)?;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        let line = json!({
+            "out": report.out.display().to_string(), "sites": report.sites, "dtype": report.dtype.name(),
+            "difference": report.difference, "effect": report.effect, "tolerance": report.tolerance,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    writeln!(out, "merged {} sites into {} ({})", report.sites, report.out.display(), report.dtype)?;
+    writeln!(
+        out,
+        "largest difference of logits, relative to the largest: merged and adapted {:.1e} (at most {:.0e} is rounding), adapted and base {:.1e}",
+        report.difference, report.tolerance, report.effect
+    )?;
+    Ok(())
+}

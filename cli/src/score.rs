@@ -1,0 +1,85 @@
+//! `quanta score`: log-probability of every token of a text, mean loss, perplexity.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use quanta_tune::run::{ScoreInput, ScoreReport, score};
+use serde_json::{Value, json};
+
+use crate::train::{Dtype, DtypeArgument};
+
+/// What `quanta score` takes.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run, adapter or model folder
+    folder: PathBuf,
+    #[command(flatten)]
+    input: Input,
+    /// Where an adapter's base model lies, if not where the adapter says
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Type of compute and of the weights in memory
+    #[arg(long, value_enum, default_value_t = DtypeArgument::Auto)]
+    dtype: DtypeArgument,
+    /// Threads; 0: one for each processor
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to score: exactly one of them.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// A text; the begin token is put in front
+    #[arg(long)]
+    text: Option<String>,
+    /// Token ids as they are, such as 1,2,3
+    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    tokens: Option<Vec<u32>>,
+    /// A file of text
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let input = match &arguments.input {
+        Input { text: Some(text), .. } => ScoreInput::Text(text.clone()),
+        Input { tokens: Some(tokens), .. } => ScoreInput::Tokens(tokens.clone()),
+        Input { file: Some(file), .. } => ScoreInput::File(file.clone()),
+        _ => anyhow::bail!("one of --text, --tokens and --file"),
+    };
+    let dtype: Dtype = arguments.dtype.into();
+    let report = score(&arguments.folder, arguments.base.as_deref(), &input, dtype, arguments.threads)?;
+    if arguments.json { print_json(&report) } else { print_table(&report) }
+}
+
+fn print_json(report: &ScoreReport) -> Result<()> {
+    let scored = report.score.log_probabilities.iter().map(|&p| json!(p));
+    let log_probabilities: Vec<Value> = std::iter::once(Value::Null).chain(scored).collect();
+    let line = json!({
+        "tokens": report.tokens,
+        "token_logprobs": log_probabilities,
+        "mean_loss": report.score.mean_loss(),
+        "perplexity": report.score.perplexity(),
+    });
+    writeln!(std::io::stdout().lock(), "{line}")?;
+    Ok(())
+}
+
+fn print_table(report: &ScoreReport) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let text = |index: usize| report.texts.as_ref().map_or(String::new(), |texts| format!("{:?}", texts[index]));
+    writeln!(out, "{:>8}  {:>12}  text", "token", "log-prob")?;
+    for (index, token) in report.tokens.iter().enumerate() {
+        let scored = index.checked_sub(1).map(|before| format!("{:.6}", report.score.log_probabilities[before]));
+        writeln!(out, "{token:>8}  {:>12}  {}", scored.unwrap_or("-".into()), text(index))?;
+    }
+    if let (Some(loss), Some(perplexity)) = (report.score.mean_loss(), report.score.perplexity()) {
+        writeln!(out, "mean loss {loss:.6}, perplexity {perplexity:.4}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! `quanta train`: progress on the terminal, a run folder on disk.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub use quanta_tune::run::ModelDtype as Dtype;
+use quanta_tune::run::{Progress, RunConfig, TrainReport, train};
+use quanta_tune::train::{EvaluationEvent, Event, StepEvent};
+use serde_json::json;
+
+use crate::text::{bytes, grouped};
+
+/// What `quanta train` takes.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The configuration
+    config: PathBuf,
+    /// Override a key, such as --set train.lr=1e-3; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The run folder; must not exist. Without it: runs/<name of the configuration>
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--dtype` of commands that load a model.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DtypeArgument {
+    /// Compute in f32, keep bf16 weights as they are
+    Auto,
+    /// Everything in f32
+    F32,
+    /// Everything in f64
+    F64,
+    /// Compute in f32, weights rounded to bf16
+    Bf16,
+}
+
+impl From<DtypeArgument> for Dtype {
+    fn from(argument: DtypeArgument) -> Self {
+        match argument {
+            DtypeArgument::Auto => Self::Auto,
+            DtypeArgument::F32 => Self::F32,
+            DtypeArgument::F64 => Self::F64,
+            DtypeArgument::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let config = RunConfig::read(&arguments.config, &arguments.overrides)?;
+    let name = arguments.config.file_stem().unwrap_or_default();
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    let mut display = Display::new();
+    let result = train(&config, &out, &mut |progress| display.show(&progress));
+    display.finish();
+    let report = result?;
+    if arguments.json { print_json(&report) } else { print_text(&report) }
+}
+
+/// The progress bar; silent where standard error is no terminal, except for a line at the start and at every validation.
+struct Display {
+    bar: ProgressBar,
+}
+
+impl Display {
+    fn new() -> Self {
+        Self { bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()) }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        match progress {
+            Progress::Started { total_steps, trainable, base_parameters, train, dev } => {
+                let percent = 100.0 * *trainable as f64 / *base_parameters as f64;
+                self.say(&format!(
+                    "training {} parameters ({percent:.3} % of {}) for {total_steps} steps on {} samples, {dev} for validation",
+                    grouped(*trainable),
+                    grouped(*base_parameters),
+                    grouped(train.sequences),
+                ));
+                if train.truncated > 0 {
+                    self.say(&format!("{} samples were cut to the length limit", grouped(train.truncated)));
+                }
+                self.bar = ProgressBar::new(*total_steps as u64);
+                let template = "{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]";
+                if let Ok(style) = ProgressStyle::with_template(template) {
+                    self.bar.set_style(style);
+                }
+            }
+            Progress::Event(Event::Step(step)) => self.step(step),
+            Progress::Event(Event::Evaluation(evaluation)) => self.evaluation(evaluation),
+        }
+    }
+
+    fn step(&mut self, event: &StepEvent) {
+        let speed = event.report.tokens as f64 / event.seconds.max(1e-9);
+        self.bar.set_message(format!("loss {:.4}, {speed:.0} tokens/s", event.report.loss));
+        self.bar.set_position(event.step as u64);
+    }
+
+    fn evaluation(&mut self, event: &EvaluationEvent) {
+        let best = if event.is_best { " (best)" } else { "" };
+        self.say(&format!("step {}: validation loss {:.4}{best}", event.step, event.loss));
+    }
+
+    fn say(&self, text: &str) {
+        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn print_json(report: &TrainReport) -> Result<()> {
+    let summary = &report.summary;
+    let line = json!({
+        "out": report.out.display().to_string(), "steps": summary.steps, "tokens": summary.tokens, "first_loss": summary.first_loss,
+        "last_loss": summary.last_loss, "start_eval_loss": summary.start.map(|start| start.loss),
+        "best_eval_loss": summary.best.map(|best| best.loss), "best_step": summary.best.map(|best| best.step),
+        "saved_step": report.saved_step, "seconds": summary.seconds, "peak_activation_bytes": report.peak_bytes,
+    });
+    writeln!(std::io::stdout().lock(), "{line}")?;
+    Ok(())
+}
+
+fn print_text(report: &TrainReport) -> Result<()> {
+    let summary = &report.summary;
+    let mut out = std::io::stdout().lock();
+    let speed = summary.tokens as f64 / summary.seconds.max(1e-9);
+    writeln!(
+        out,
+        "{} steps, {} tokens in {:.1} s ({speed:.0} tokens/s), activations at most {}",
+        summary.steps,
+        grouped(summary.tokens),
+        summary.seconds,
+        bytes(report.peak_bytes as u64)
+    )?;
+    writeln!(out, "loss: first tenth {:.4}, last tenth {:.4}", summary.first_loss, summary.last_loss)?;
+    if let (Some(start), Some(best)) = (summary.start, summary.best) {
+        writeln!(out, "validation loss: {:.4} before training, {:.4} best (step {})", start.loss, best.loss, best.step)?;
+    }
+    writeln!(out, "adapter of step {} in {}", report.saved_step, report.out.join("adapter").display())?;
+    Ok(())
+}

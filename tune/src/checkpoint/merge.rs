@@ -1,0 +1,108 @@
+//! Merging: a model folder whose weights are `W0 + update`, computed from the base folder's files tensor by tensor and rounded once.
+//!
+//! The base files are only read. Every adapter's update is formed in f64, added to the file's W0 in f64, and rounded once to the type written; tensors of
+//! no adapted site are copied bit by bit when their type does not change.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::CheckpointError;
+use crate::config::read_json;
+use crate::model::Decoder;
+use crate::tensor::Real;
+use crate::weights::{Dtype, TensorFiles, TensorSpec, TensorWriter, default_metadata, write_file};
+
+/// Writes the merged model to `out`, an existing empty folder: the base folder's shards with the adapters of `model` merged in, and its other files.
+///
+/// `dtype`: the type of all floating-point tensors; none keeps each tensor's own.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn merge_into<T: Real>(
+    base: &Path,
+    model: &Decoder<T>,
+    dtype: Option<Dtype>,
+    out: &Path,
+) -> Result<(), CheckpointError> {
+    let files = TensorFiles::open_folder(base)?;
+    let mut updates: HashMap<String, Vec<usize>> = HashMap::new();
+    let attached: Vec<_> = model.attached().collect();
+    for (index, (site, _)) in attached.iter().enumerate() {
+        updates.entry(format!("{}.weight", site.name)).or_default().push(index);
+    }
+    let mut placed = Map::new();
+    let mut total = 0usize;
+    for file in files.files() {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut specs = Vec::new();
+        for tensor in &file.tensors {
+            let info = files.info(tensor)?;
+            let spec = TensorSpec::new(tensor.clone(), dtype.unwrap_or(info.dtype), info.shape.clone());
+            total += info.shape.iter().product::<usize>() * spec.dtype.bytes();
+            placed.insert(tensor.clone(), json!(name));
+            specs.push(spec);
+        }
+        let mut writer = TensorWriter::create(&out.join(&name), &default_metadata(), specs.clone())?;
+        for spec in &specs {
+            match updates.get(&spec.name) {
+                Some(list) => {
+                    let mut weight: Vec<f64> = files.read(&spec.name)?;
+                    for &index in list {
+                        let update = attached[index].1.adapter.update();
+                        weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
+                    }
+                    writer.write_values(&spec.name, &weight)?;
+                }
+                None if spec.dtype == files.info(&spec.name)?.dtype => {
+                    writer.write_bytes(&spec.name, files.bytes(&spec.name)?)?;
+                }
+                None => writer.write_values(&spec.name, &files.read::<f64>(&spec.name)?)?,
+            }
+        }
+        writer.finish()?;
+    }
+    if files.files().len() > 1 {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": placed });
+        write_json(&out.join("model.safetensors.index.json"), &index)?;
+    }
+    copy_companions(base, dtype, out)
+}
+
+/// Copies everything that is no weight file; `config.json` gets the new type where one is asked for.
+fn copy_companions(base: &Path, dtype: Option<Dtype>, out: &Path) -> Result<(), CheckpointError> {
+    let failed = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| CheckpointError::Io { action, path, source }
+    };
+    for entry in std::fs::read_dir(base).map_err(failed("read", base))? {
+        let path = entry.map_err(failed("read", base))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !path.is_file() || !is_companion(&name) {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(failed("read", &path))?;
+        write_file(&out.join(&name), &bytes)?;
+    }
+    if let Some(dtype) = dtype {
+        let mut config = read_json(&base.join("config.json"))?;
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.to_owned(), json!(dtype.config_name()));
+        write_json(&out.join("config.json"), &Value::Object(config))?;
+    }
+    Ok(())
+}
+
+/// Configuration, tokenizer and documentation travel with a merged model; weights in any format and adapters do not.
+fn is_companion(name: &str) -> bool {
+    const WEIGHTS: [&str; 9] = [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".tmp"];
+    let index = name.ends_with(".index.json");
+    !(index || name.starts_with('.') || name.starts_with("adapter_") || WEIGHTS.iter().any(|end| name.ends_with(end)))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    Ok(write_file(path, text.as_bytes())?)
+}

@@ -1,0 +1,46 @@
+//! What a run leaves on disk: adapter folders in PEFT's layout, merged model folders, and reading them back.
+//!
+//! The formats live here; when they are written is the run's business. Every file is complete or absent.
+
+mod adapter_folder;
+mod merge;
+mod peft_config;
+
+pub use adapter_folder::{AdapterFolder, save_adapters};
+pub use merge::merge_into;
+pub use peft_config::AdapterConfig;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::weights::WeightsError;
+
+/// Why an adapter folder cannot be read, or a folder not be written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// `adapter_config.json` cannot be read or asks for something this program does not do.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A tensor file is broken, does not hold what it should, or cannot be written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// There is no adapter in the folder.
+    #[error("{} holds no adapter: there is no adapter_config.json in it", path.display())]
+    NoAdapter {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file besides the tensors cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,61 @@
+//! From encoded sequences to the packed batch that a model is given.
+//!
+//! The label of a trained token belongs to the row before it. How labels are weighted decides what "mean" means when samples of different length meet in
+//! one step.
+
+use super::example::Encoded;
+use crate::ops::Batch;
+use crate::ops::loss::Label;
+
+/// What a step's loss is a mean of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighting {
+    /// Of all trained tokens of the step, each counting once.
+    Token,
+    /// Of the samples' own means, each sample counting once: the authors' accumulation at micro-batch one.
+    Sample,
+}
+
+impl Weighting {
+    /// Every weighting with its name in a config.
+    pub const NAMES: [(&'static str, Weighting); 2] = [("token", Weighting::Token), ("sample", Weighting::Sample)];
+}
+
+/// Packs sequences as independent roots, labels on their trained tokens. A trained first token has no row before it and does not count.
+///
+/// # Panics
+/// When a sequence is empty; encoding yields none.
+pub fn pack(sequences: &[&Encoded], weighting: Weighting) -> Batch {
+    let mut labels = Vec::new();
+    let mut start = 0;
+    for sequence in sequences {
+        let range = sequence.trained_range();
+        let first = range.start.max(1);
+        let weight = match weighting {
+            Weighting::Token => 1.0,
+            Weighting::Sample => 1.0 / range.end.saturating_sub(first).max(1) as f64,
+        };
+        labels.extend((first..range.end).map(|at| Label { row: start + at - 1, target: sequence.tokens[at], weight }));
+        start += sequence.tokens.len();
+    }
+    let tokens: Vec<&[u32]> = sequences.iter().map(|sequence| sequence.tokens.as_slice()).collect();
+    Batch::packed(&tokens, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_predict_the_next_token_of_their_own_sequence() {
+        let sequence = |tokens: &[u32], trained| Encoded { tokens: tokens.to_vec(), trained, truncated: false };
+        let (a, b, whole) = (sequence(&[1, 5, 6, 7], 2), sequence(&[1, 8], 1), sequence(&[9, 4], 2));
+        let batch = pack(&[&a, &b, &whole], Weighting::Token);
+        assert_eq!(batch.tokens, [1, 5, 6, 7, 1, 8, 9, 4]);
+        let pairs: Vec<(usize, u32)> = batch.labels.iter().map(|label| (label.row, label.target)).collect();
+        assert_eq!(pairs, [(1, 6), (2, 7), (4, 8), (6, 4)]);
+        assert_eq!(batch.segments.positions(), [0, 1, 2, 3, 0, 1, 0, 1]);
+        assert_eq!(batch.weight(), 4.0);
+        assert_eq!(pack(&[&a, &b], Weighting::Sample).weight(), 2.0);
+    }
+}

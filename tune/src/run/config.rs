@@ -1,0 +1,346 @@
+//! The configuration of a run: read from TOML with every problem collected, and written back in full as the run folder's `config.toml`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::RunError;
+use crate::adapter::{Layers, Selection, Sites, method_named, methods};
+use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
+use crate::data::batch::Weighting;
+use crate::data::encode::{Options, Truncation};
+use crate::data::sample::Counts;
+use crate::data::task::{self, Task};
+use crate::model::{Attachment, StoredAs};
+use crate::train::{AdamWSettings, FitSettings, Length, Shape};
+
+/// Version of the run folder's layout and of its `config.toml`.
+const FORMAT: usize = 1;
+
+const SHAPES: [(&str, Shape); 3] = [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
+
+/// What a model computes in, and how its matrices are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelDtype {
+    /// Computes in f32; bf16 weights stay bf16 in memory.
+    Auto,
+    /// Computes in f32, weights in f32.
+    F32,
+    /// Computes in f64, weights in f64.
+    F64,
+    /// Computes in f32, weights rounded to bf16.
+    Bf16,
+}
+
+impl ModelDtype {
+    /// Every choice with its name in a config and on the command line.
+    pub const NAMES: [(&'static str, Self); 4] =
+        [("auto", Self::Auto), ("f32", Self::F32), ("f64", Self::F64), ("bf16", Self::Bf16)];
+
+    /// How matrices are held.
+    pub fn stored_as(self) -> StoredAs {
+        match self {
+            Self::Auto => StoredAs::File,
+            Self::F32 | Self::F64 => StoredAs::Compute,
+            Self::Bf16 => StoredAs::Bf16,
+        }
+    }
+}
+
+/// The `[data]` section.
+#[derive(Clone, Debug)]
+pub struct DataSettings {
+    /// How rows are read and encoded.
+    pub task: &'static Task,
+    /// File or folder of the rows.
+    pub path: PathBuf,
+    /// How many rows go where.
+    pub counts: Counts,
+    /// Length limit and what is done with longer rows.
+    pub options: Options,
+}
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Where it was read from, for messages.
+    pub origin: String,
+    /// The base model's folder.
+    pub model: PathBuf,
+    /// Type of compute and storage.
+    pub dtype: ModelDtype,
+    /// What to train on; `plan` does without.
+    pub data: Option<DataSettings>,
+    /// What to attach.
+    pub attachments: Vec<Attachment>,
+    /// The loop.
+    pub fit: FitSettings,
+    /// Threads; 0: one for each processor.
+    pub threads: usize,
+}
+
+impl RunConfig {
+    /// Reads a TOML file and applies `key=value` overrides.
+    ///
+    /// # Errors
+    /// [`RunError::Config`] with everything that is wrong.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RunError> {
+        let problems = Problems::new();
+        let mut table = read_toml(path, &problems).map_err(RunError::Config)?;
+        apply_overrides(&mut table, overrides, &problems);
+        let config = Self::from_table(table, path.display().to_string(), &problems);
+        problems.check(&path.display().to_string()).map_err(RunError::Config)?;
+        Ok(config)
+    }
+
+    fn from_table(table: Map<String, Value>, origin: String, problems: &Problems) -> Self {
+        let mut top = Section::new("", table, problems);
+        let format = top.usize("format").or(FORMAT);
+        if format > FORMAT {
+            top.problem("format", format!("{format} is newer than {FORMAT}, which this program knows: update it"));
+        }
+        let mut model = top.required_section("model");
+        let model_path = path(&mut model, "path");
+        let dtype = model.one_of("dtype", &ModelDtype::NAMES).or(ModelDtype::Auto);
+        model.finish();
+        let data = top.section("data").map(read_data);
+        let attachments: Vec<Attachment> = top.sections("adapter").into_iter().filter_map(read_adapter).collect();
+        if !top.has("adapter") {
+            top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
+        }
+        let mut train = top.section("train").unwrap_or_else(|| Section::new("train", Map::new(), problems));
+        let (fit, threads) = read_train(&mut train);
+        train.finish();
+        top.finish();
+        Self { origin, model: model_path, dtype, data, attachments, fit, threads }
+    }
+
+    /// The data section, which training and inspection need.
+    ///
+    /// # Errors
+    /// [`RunError::Usage`] when there is none.
+    pub fn data(&self) -> Result<&DataSettings, RunError> {
+        self.data.as_ref().ok_or_else(|| {
+            RunError::Usage(format!("{}: the section [data] is missing: add it with task and path", self.origin))
+        })
+    }
+
+    /// The configuration in full as TOML, every default written out; reading it gives the same configuration. Paths are made absolute.
+    pub fn text(&self) -> String {
+        let name = |table: &[(&'static str, ModelDtype)]| table.iter().find(|(_, d)| *d == self.dtype).map_or("auto", |(n, _)| n);
+        let mut top = Map::new();
+        top.insert("format".into(), json!(FORMAT));
+        top.insert("model".into(), json!({ "path": absolute(&self.model), "dtype": name(&ModelDtype::NAMES) }));
+        if let Some(data) = &self.data {
+            top.insert("data".into(), write_data(data));
+        }
+        top.insert("adapter".into(), Value::Array(self.attachments.iter().map(write_adapter).collect()));
+        top.insert("train".into(), self.write_train());
+        without_null(&mut top);
+        toml::to_string(&top).unwrap_or_default()
+    }
+
+    fn write_train(&self) -> Value {
+        let fit = &self.fit;
+        let (epochs, steps) = match fit.length {
+            Length::Epochs(epochs) => (Some(epochs), None),
+            Length::Steps(steps) => (None, Some(steps)),
+        };
+        json!({
+            "lr": fit.lr, "epochs": epochs, "steps": steps, "batch": fit.batch, "accumulate": fit.accumulate,
+            "schedule": SHAPES.iter().find(|(_, shape)| *shape == fit.schedule).map(|(name, _)| name),
+            "warmup_steps": fit.warmup_steps, "eval_every": fit.eval_every, "clip": fit.clip.unwrap_or(0.0),
+            "weighting": Weighting::NAMES.iter().find(|(_, w)| *w == fit.weighting).map(|(name, _)| name),
+            "beta1": fit.adamw.beta1, "beta2": fit.adamw.beta2, "epsilon": fit.adamw.epsilon,
+            "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute, "seed": fit.seed, "threads": self.threads,
+        })
+    }
+}
+
+fn path(section: &mut Section, key: &str) -> PathBuf {
+    PathBuf::from(section.string(key).must("must not be empty", |path| !path.is_empty()).required())
+}
+
+fn read_data(mut section: Section) -> DataSettings {
+    let name = section.string("task").or("jsonl".to_owned());
+    let task = task::find(&name).unwrap_or_else(|error| {
+        section.problem("task", error.to_string());
+        &task::TASKS[0]
+    });
+    let seed = section.usize("seed").or(42);
+    let settings = DataSettings {
+        task,
+        path: path(&mut section, "path"),
+        counts: Counts {
+            train: section.usize("train").at_least(1).optional(),
+            dev: section.usize("dev").or(0),
+            test: section.usize("test").optional(),
+            seed: u32::try_from(seed).unwrap_or(u32::MAX),
+        },
+        options: Options {
+            max_length: section.usize("max_length").at_least(2).or(Options::default().max_length),
+            truncation: section.one_of("truncation", &Truncation::NAMES).or(Options::default().truncation),
+            append_eos: section.bool("append_eos").or(true),
+        },
+    };
+    section.finish();
+    settings
+}
+
+fn write_data(data: &DataSettings) -> Value {
+    let truncation = Truncation::NAMES.iter().find(|(_, policy)| *policy == data.options.truncation).map(|(name, _)| name);
+    json!({
+        "task": data.task.name, "path": absolute(&data.path), "train": data.counts.train, "dev": data.counts.dev,
+        "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
+        "truncation": truncation, "append_eos": data.options.append_eos,
+    })
+}
+
+fn read_adapter(mut section: Section) -> Option<Attachment> {
+    let name = section.string("type").required();
+    let sites = match section.strings_or_string("sites").optional() {
+        Some((texts, true)) => Sites::from_text(texts.first().map_or("", String::as_str)),
+        Some((names, false)) => Sites::Names(names),
+        None => {
+            if !section.has("sites") {
+                section.problem("sites", "missing: name modules such as [\"q_proj\", \"v_proj\"], or \"all-linear\"");
+            }
+            Sites::AllLinear
+        }
+    };
+    let layers = match section.value("layers") {
+        None => Layers::default(),
+        Some(Value::String(text)) => Layers::parse(&text).unwrap_or_else(|message| {
+            section.problem("layers", message);
+            Layers::default()
+        }),
+        Some(other) => match serde_json::from_value::<Vec<usize>>(other) {
+            Ok(list) => Layers::only(list),
+            Err(_) => {
+                section.problem("layers", "is a list of layers, or text such as \"0-15,20\"");
+                Layers::default()
+            }
+        },
+    };
+    let Some(method) = method_named(&name) else {
+        if !name.is_empty() {
+            let known: Vec<&str> = methods().iter().map(|method| method.name).collect();
+            let near = nearest(&name, known.iter().copied()).map(|near| format!(", did you mean `{near}`?"));
+            section.problem("type", format!("`{name}` is not one of {}{}", known.join(", "), near.unwrap_or_default()));
+        }
+        return None;
+    };
+    let method = method.read(&mut section);
+    section.finish();
+    Some(Attachment { method, selection: Selection { sites, layers } })
+}
+
+fn write_adapter(attachment: &Attachment) -> Value {
+    let mut map = attachment.method.write();
+    let sites = match &attachment.selection.sites {
+        Sites::Names(names) => json!(names),
+        Sites::Pattern(pattern) => json!(pattern),
+        Sites::AllLinear => json!("all-linear"),
+    };
+    map.insert("type".into(), json!(attachment.method.name()));
+    map.insert("sites".into(), sites);
+    map.insert("layers".into(), json!(attachment.selection.layers.list()));
+    Value::Object(map)
+}
+
+fn read_train(section: &mut Section) -> (FitSettings, usize) {
+    let steps = section.usize("steps").at_least(1).optional();
+    let epochs = section.f64("epochs").positive().at_most(1e6).optional();
+    if steps.is_some() && epochs.is_some() {
+        section.problem("steps", "stands beside epochs: say how long the run is in one of them");
+    }
+    let clip = section.f64("clip").at_least(0.0).or(1.0);
+    let defaults = AdamWSettings::default();
+    let fit = FitSettings {
+        batch: section.usize("batch").at_least(1).at_most(1 << 20).or(4),
+        accumulate: section.usize("accumulate").at_least(1).at_most(1 << 20).or(1),
+        length: steps.map_or(Length::Epochs(epochs.unwrap_or(3.0)), Length::Steps),
+        lr: section.f64("lr").at_least(0.0).or(1e-4),
+        warmup_steps: section.usize("warmup_steps").or(0),
+        schedule: section.one_of("schedule", &SHAPES).or(Shape::Linear),
+        eval_every: section.usize("eval_every").at_least(1).optional(),
+        weighting: section.one_of("weighting", &Weighting::NAMES).or(Weighting::Token),
+        adamw: AdamWSettings {
+            beta1: section.f64("beta1").at_least(0.0).must("must be below 1", |b| *b < 1.0).or(defaults.beta1),
+            beta2: section.f64("beta2").at_least(0.0).must("must be below 1", |b| *b < 1.0).or(defaults.beta2),
+            epsilon: section.f64("epsilon").positive().or(defaults.epsilon),
+            weight_decay: section.f64("weight_decay").at_least(0.0).or(defaults.weight_decay),
+        },
+        clip: (clip > 0.0).then_some(clip),
+        recompute: section.bool("recompute").or(false),
+        seed: section.u64("seed").or(0),
+    };
+    (fit, section.usize("threads").at_most(1024).or(0))
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// TOML has no null: an absent key says the same.
+fn without_null(map: &mut Map<String, Value>) {
+    map.retain(|_, value| !value.is_null());
+    for value in map.values_mut() {
+        match value {
+            Value::Object(inner) => without_null(inner),
+            Value::Array(list) => list.iter_mut().filter_map(Value::as_object_mut).for_each(without_null),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_toml;
+
+    const TEXT: &str = r#"
+        [model]
+        path = "/models/x"
+        [data]
+        path = "/data/x.jsonl"
+        dev = 10
+        [[adapter]]
+        type = "quanta"
+        dims = [4, 4, 4]
+        sites = ["q_proj", "v_proj"]
+        layers = "0-1,3"
+        [[adapter]]
+        type = "lora"
+        r = 4
+        sites = "all-linear"
+        [train]
+        lr = 1e-3
+        steps = 10
+    "#;
+
+    fn read(text: &str) -> (RunConfig, Vec<String>) {
+        let problems = Problems::new();
+        let table = parse_toml(text, "test", &problems).unwrap();
+        let config = RunConfig::from_table(table, "test".into(), &problems);
+        (config, problems.to_vec().into_iter().map(|problem| problem.path).collect())
+    }
+
+    #[test]
+    fn the_resolved_text_reads_back_as_the_same_configuration() {
+        let (config, problems) = read(TEXT);
+        assert_eq!(problems, Vec::<String>::new());
+        let text = config.text();
+        let (again, problems) = read(&text);
+        assert_eq!(problems, Vec::<String>::new(), "{text}");
+        assert_eq!((again.text(), again.attachments, again.fit), (text, config.attachments, config.fit));
+    }
+
+    #[test]
+    fn all_problems_are_found_at_once() {
+        let text = TEXT.replace("lr = 1e-3", "lr_rate = 1e-3\nepochs = 2\nbatch = 0").replace("\"quanta\"", "\"quantum\"");
+        let (_, problems) = read(&text.replace("path = \"/data/x.jsonl\"", "pth = 1"));
+        let expected = ["data.path", "data.pth", "adapter.0.type", "train.steps", "train.batch", "train.lr_rate"];
+        assert_eq!(problems, expected);
+    }
+}

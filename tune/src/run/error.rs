@@ -1,0 +1,166 @@
+//! The errors of the commands, and which exit code each deserves.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+use crate::data::dataset::DatasetError;
+use crate::data::task::TaskError;
+use crate::data::tokenizer::TokenizerError;
+use crate::model::{AttachError, LoadError};
+use crate::train::NotFinite;
+use crate::weights::WeightsError;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The user's configuration cannot be used.
+    #[error(transparent)]
+    Config(ConfigError),
+    /// The configuration's adapters do not fit the model.
+    #[error("{origin}: {} to mend\n{}", count(.errors.len()), lines(.errors))]
+    Attach {
+        /// The configuration or adapter folder.
+        origin: String,
+        /// Everything that does not fit.
+        errors: Vec<AttachError>,
+    },
+    /// A combination of arguments that means nothing.
+    #[error("{0}")]
+    Usage(String),
+    /// The model folder cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer cannot be loaded or used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The data cannot be read or encoded.
+    #[error(transparent)]
+    Data(#[from] DatasetError),
+    /// The task cannot be found or read.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A token id that the model has no embedding for.
+    #[error("token {token} is beyond the model's {vocab_size} embeddings: this tokenizer belongs to another model")]
+    Vocabulary {
+        /// The token.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// More tokens than the model's positions were trained for.
+    #[error("{tokens} tokens are more than the {max_length} this model was made for: pass a shorter text")]
+    TooLong {
+        /// Tokens given.
+        tokens: usize,
+        /// Longest sequence.
+        max_length: usize,
+    },
+    /// An adapter folder cannot be read, or a folder cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tensor file cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The folder is neither a run, nor an adapter, nor a model.
+    #[error("{} is neither a run folder (config.toml), nor an adapter folder (adapter_config.json), nor a model folder (config.json)", path.display())]
+    UnknownFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The adapter's base model cannot be found.
+    #[error("the base model of {} cannot be found{}: say where it is with --base", adapter.display(), named(.base))]
+    NoBase {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// What its configuration says.
+        base: Option<String>,
+    },
+    /// The machine has too little memory.
+    #[error(
+        "this run needs about {:.1} GiB and {:.1} GiB are free: lower train.batch or data.max_length, set train.recompute = true, or model.dtype = \"bf16\"",
+        gib(*.needed), gib(*.available)
+    )]
+    Memory {
+        /// Estimated bytes.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
+    },
+    /// The numbers ran away; nothing was saved of the failed step.
+    #[error("{source}; {}", saved_words(.saved))]
+    Diverged {
+        /// Where.
+        source: NotFinite,
+        /// Step and folder of the adapter saved last.
+        saved: Option<(usize, PathBuf)>,
+    },
+    /// The merged model does not compute what the adapted one does.
+    #[error("merged and adapted logits differ by {difference:.1e} of their largest, more than {tolerance:.1e}: nothing was written")]
+    MergeDiffers {
+        /// Relative difference.
+        difference: f64,
+        /// What rounding explains.
+        tolerance: f64,
+    },
+    /// A file besides models and adapters cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+impl RunError {
+    /// 2 for bad usage or configuration, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Attach { .. } | Self::Usage(_) | Self::Task(TaskError::Unknown { .. }) => 2,
+            _ => 1,
+        }
+    }
+
+    /// An error of a file, for `map_err`.
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+}
+
+fn lines(errors: &[AttachError]) -> String {
+    errors.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
+}
+
+fn named(base: &Option<String>) -> String {
+    base.as_ref().map(|base| format!(" at {base}")).unwrap_or_default()
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+fn saved_words(saved: &Option<(usize, PathBuf)>) -> String {
+    match saved {
+        Some((step, folder)) => format!("the adapter of step {step} is in {}", folder.display()),
+        None => "no adapter had been saved yet".to_owned(),
+    }
+}

@@ -1,0 +1,64 @@
+//! `quanta inspect`: the samples a run would train on, as tokens, with what is trained marked, and their lengths.
+
+use super::{RunConfig, RunError};
+use crate::data::dataset::{Dataset, Part};
+use crate::data::statistics::Statistics;
+use crate::data::tokenizer::Tokenizer;
+
+/// One sample as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectedSample {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Each token's text.
+    pub texts: Vec<String>,
+    /// First trained token; those behind it are trained too.
+    pub trained_from: usize,
+    /// Whether it was cut to the length limit.
+    pub truncated: bool,
+}
+
+/// One part of the data.
+#[derive(Clone, Debug)]
+pub struct InspectedPart {
+    /// `train`, `dev` or `test`.
+    pub name: &'static str,
+    /// Lengths over the whole part.
+    pub statistics: Statistics,
+    /// The first samples.
+    pub samples: Vec<InspectedSample>,
+}
+
+/// What `inspect` found.
+#[derive(Clone, Debug)]
+pub struct InspectReport {
+    /// Parts with at least one sample.
+    pub parts: Vec<InspectedPart>,
+}
+
+/// Reads and encodes the data of a configuration as training would, and keeps the first `count` samples of each part.
+///
+/// # Errors
+/// As training: unreadable data, a sample without a trained token.
+pub fn inspect(config: &RunConfig, count: usize) -> Result<InspectReport, RunError> {
+    let data = config.data()?;
+    let tokenizer = Tokenizer::from_folder(&config.model)?;
+    let dataset = Dataset::load(data.task, &data.path, data.counts, &tokenizer, &data.options)?;
+    let part = |name, part: &Part| InspectedPart {
+        name,
+        statistics: part.statistics(),
+        samples: part
+            .encoded
+            .iter()
+            .take(count)
+            .map(|sample| InspectedSample {
+                tokens: sample.tokens.clone(),
+                texts: sample.tokens.iter().map(|&token| tokenizer.token_text(token)).collect(),
+                trained_from: sample.trained_range().start,
+                truncated: sample.truncated,
+            })
+            .collect(),
+    };
+    let all = [part("train", &dataset.train), part("dev", &dataset.dev), part("test", &dataset.test)];
+    Ok(InspectReport { parts: all.into_iter().filter(|part| part.statistics.sequences > 0).collect() })
+}

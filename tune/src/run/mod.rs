@@ -1,0 +1,21 @@
+//! One straight-line function a command: the only place where configuration, data, model and files meet.
+//!
+//! Everything here returns values or structured errors; printing is left to the program on top.
+
+mod config;
+mod error;
+mod inspect;
+mod memory;
+mod merge;
+mod plan;
+mod score;
+mod source;
+mod train;
+
+pub use config::{DataSettings, ModelDtype, RunConfig};
+pub use error::RunError;
+pub use inspect::{InspectedPart, InspectedSample, InspectReport, inspect};
+pub use merge::{MergeReport, merge};
+pub use plan::{PlanReport, PlannedAdapter, PlannedShape, plan};
+pub use score::{ScoreInput, ScoreReport, score};
+pub use train::{Progress, TrainReport, train};

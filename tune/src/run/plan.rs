@@ -1,0 +1,135 @@
+//! `quanta plan`: what a configuration would attach and cost, from `config.json` alone.
+
+use super::{ModelDtype, RunConfig, RunError};
+use crate::config::read_json;
+use crate::model::{Cost, ModelConfig, Training, read_folder_config, resolve};
+use crate::weights::Dtype;
+
+/// Sites of one entry that have the same module name and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedShape {
+    /// Module name, such as `q_proj`.
+    pub module: String,
+    /// Output features.
+    pub d_out: usize,
+    /// Input features.
+    pub d_in: usize,
+    /// Number of such sites.
+    pub sites: usize,
+    /// Trainable parameters of one of them.
+    pub parameters: usize,
+    /// Operations of one application to one token.
+    pub flops_per_token: u64,
+    /// What the method says of it: labels and texts.
+    pub description: Vec<(&'static str, String)>,
+}
+
+/// One `[[adapter]]` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedAdapter {
+    /// The method's name.
+    pub method: &'static str,
+    /// Its sites by shape.
+    pub shapes: Vec<PlannedShape>,
+    /// Full names of its sites.
+    pub sites: Vec<String>,
+}
+
+impl PlannedAdapter {
+    /// Trainable parameters of the entry.
+    pub fn parameters(&self) -> usize {
+        self.shapes.iter().map(|shape| shape.sites * shape.parameters).sum()
+    }
+}
+
+/// What a configuration comes to.
+#[derive(Clone, Debug)]
+pub struct PlanReport {
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// Parameters of the base model.
+    pub base_parameters: usize,
+    /// The entries.
+    pub adapters: Vec<PlannedAdapter>,
+    /// The part of the run's settings that the cost below assumes.
+    pub training: Training,
+    /// Operations and bytes.
+    pub cost: Cost,
+}
+
+impl PlanReport {
+    /// Trainable parameters of all entries.
+    pub fn trainable(&self) -> usize {
+        self.adapters.iter().map(PlannedAdapter::parameters).sum()
+    }
+
+    /// Trainable parameters in percent of the base model's.
+    pub fn percent_of_base(&self) -> f64 {
+        100.0 * self.trainable() as f64 / self.base_parameters as f64
+    }
+
+    /// Trainable parameters in percent of base and adapters together.
+    pub fn percent_of_total(&self) -> f64 {
+        100.0 * self.trainable() as f64 / (self.base_parameters + self.trainable()) as f64
+    }
+}
+
+/// Plans a configuration. Reads nothing but the configuration and the model's `config.json`.
+///
+/// # Errors
+/// When the model's configuration cannot be read or the adapters do not fit it.
+pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
+    let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
+    let sites = model.sites();
+    let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
+    let chosen = resolve(&config.attachments, &sites).map_err(attach)?;
+    let mut adapters = Vec::new();
+    for (attachment, list) in config.attachments.iter().zip(&chosen) {
+        let mut shapes: Vec<PlannedShape> = Vec::new();
+        for &index in list {
+            let site = &sites[index];
+            let same = |shape: &&mut PlannedShape| {
+                (shape.module.as_str(), shape.d_out, shape.d_in) == (site.module(), site.d_out, site.d_in)
+            };
+            match shapes.iter_mut().find(same) {
+                Some(shape) => shape.sites += 1,
+                None => shapes.push(PlannedShape {
+                    module: site.module().to_owned(),
+                    d_out: site.d_out,
+                    d_in: site.d_in,
+                    sites: 1,
+                    parameters: attachment.method.parameters(site),
+                    flops_per_token: attachment.method.flops_per_token(site),
+                    description: attachment.method.describe(site),
+                }),
+            }
+        }
+        let names = list.iter().map(|&index| sites[index].name.clone()).collect();
+        adapters.push(PlannedAdapter { method: attachment.method.name(), shapes, sites: names });
+    }
+    let length = config.data.as_ref().map_or(2048, |data| data.options.max_length).min(model.max_length);
+    let training = Training {
+        tokens: length * config.fit.batch,
+        length,
+        labels: length * config.fit.batch,
+        number_bytes: if config.dtype == ModelDtype::F64 { 8 } else { 4 },
+        weight_bytes: weight_bytes(config)?,
+        recompute: config.fit.recompute,
+    };
+    let cost = Cost::of(&model, &config.attachments, &chosen, training);
+    Ok(PlanReport { base_parameters: model.parameters(), model, adapters, training, cost })
+}
+
+/// Bytes a stored weight takes in memory: `auto` goes by the type that `config.json` names.
+pub fn weight_bytes(config: &RunConfig) -> Result<usize, RunError> {
+    Ok(match config.dtype {
+        ModelDtype::F32 => 4,
+        ModelDtype::F64 => 8,
+        ModelDtype::Bf16 => 2,
+        ModelDtype::Auto => {
+            let map = read_json(&config.model.join("config.json")).map_err(|error| RunError::Load(error.into()))?;
+            let name = map.get("dtype").or_else(|| map.get("torch_dtype")).and_then(serde_json::Value::as_str);
+            if name == Some(Dtype::Bf16.config_name()) { 2 } else { 4 }
+        }
+    })
+}

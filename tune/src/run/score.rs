@@ -1,0 +1,80 @@
+//! `quanta score`: how probable a model finds a text, token by token.
+
+use std::path::{Path, PathBuf};
+
+use super::source::{Source, workspace};
+use super::{ModelDtype, RunError};
+use crate::data::tokenizer::Tokenizer;
+use crate::eval::{Score, score_tokens};
+use crate::tensor::Real;
+
+/// What to score.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScoreInput {
+    /// A text, encoded by the model's tokenizer with its begin token.
+    Text(String),
+    /// Token ids as they are.
+    Tokens(Vec<u32>),
+    /// The text of a file.
+    File(PathBuf),
+}
+
+/// A scored token sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreReport {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// Their texts, where the folder has a tokenizer.
+    pub texts: Option<Vec<String>>,
+    /// Log-probabilities of all tokens but the first.
+    pub score: Score,
+}
+
+/// Scores `input` with the model, run or adapter in `folder`.
+///
+/// # Errors
+/// When the folder cannot be loaded or the input not be encoded.
+pub fn score(
+    folder: &Path,
+    base: Option<&Path>,
+    input: &ScoreInput,
+    dtype: ModelDtype,
+    threads: usize,
+) -> Result<ScoreReport, RunError> {
+    let source = Source::open(folder, base)?;
+    let tokenizer = match input {
+        ScoreInput::Tokens(_) => Tokenizer::from_folder(&source.base).ok(),
+        _ => Some(Tokenizer::from_folder(&source.base)?),
+    };
+    let encode = |text: &str| tokenizer.as_ref().map_or(Ok(Vec::new()), |tokenizer| tokenizer.encode(text));
+    let tokens = match input {
+        ScoreInput::Tokens(tokens) => tokens.clone(),
+        ScoreInput::Text(text) => encode(text)?,
+        ScoreInput::File(path) => {
+            let text = std::fs::read_to_string(path).map_err(RunError::io("read", path))?;
+            encode(&text)?
+        }
+    };
+    if tokens.len() < 2 {
+        return Err(RunError::Usage("scoring needs at least two tokens: each is scored given those before it".into()));
+    }
+    let (vocab_size, max_length) = (source.config.vocab_size, source.config.max_length);
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        return Err(RunError::Vocabulary { token, vocab_size });
+    }
+    if tokens.len() > max_length {
+        return Err(RunError::TooLong { tokens: tokens.len(), max_length });
+    }
+    let score = match dtype {
+        ModelDtype::F64 => run::<f64>(&source, &tokens, dtype, threads)?,
+        _ => run::<f32>(&source, &tokens, dtype, threads)?,
+    };
+    let texts = tokenizer.map(|tokenizer| tokens.iter().map(|&token| tokenizer.token_text(token)).collect());
+    Ok(ScoreReport { tokens, texts, score })
+}
+
+fn run<T: Real>(source: &Source, tokens: &[u32], dtype: ModelDtype, threads: usize) -> Result<Score, RunError> {
+    let workspace = workspace(threads)?;
+    let model = source.load::<T>(dtype.stored_as())?;
+    Ok(score_tokens(&model, tokens, &workspace))
+}

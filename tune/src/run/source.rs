@@ -1,0 +1,88 @@
+//! What a folder on the command line is: a run, an adapter or a model; and loading it.
+
+use std::path::{Path, PathBuf};
+
+use super::{RunConfig, RunError};
+use crate::checkpoint::AdapterFolder;
+use crate::model::{Decoder, ModelConfig, StoredAs, load, read_folder_config, resolve};
+use crate::tensor::{Real, Workspace};
+
+/// A base model, with or without an adapter.
+pub struct Source {
+    /// The base model's folder.
+    pub base: PathBuf,
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// The adapter and where it lies.
+    pub adapter: Option<(PathBuf, AdapterFolder)>,
+}
+
+impl Source {
+    /// Finds out what `folder` is. `base` overrides where an adapter's base model lies.
+    ///
+    /// # Errors
+    /// When it is none of the three, its base cannot be found, or a configuration cannot be read.
+    pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self, RunError> {
+        if !folder.is_dir() {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(RunError::Io { action: "open", path: folder.to_owned(), source });
+        }
+        let (base, adapter) = if folder.join("config.toml").exists() {
+            let config = RunConfig::read(&folder.join("config.toml"), &[])?;
+            let adapter = folder.join("adapter");
+            let opened = AdapterFolder::open(&adapter)?;
+            (base.map_or(config.model, Path::to_owned), Some((adapter, opened)))
+        } else if folder.join("adapter_config.json").exists() || folder.join("0/adapter_config.json").exists() {
+            let opened = AdapterFolder::open(folder)?;
+            (base_of(folder, &opened, base)?, Some((folder.to_owned(), opened)))
+        } else if folder.join("config.json").exists() {
+            (folder.to_owned(), None)
+        } else {
+            return Err(RunError::UnknownFolder { path: folder.to_owned() });
+        };
+        let config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
+        Ok(Self { base, config, adapter })
+    }
+
+    /// Loads the model and attaches the adapter with its saved values.
+    ///
+    /// # Errors
+    /// When a file is broken or the adapter does not fit the base.
+    pub fn load<T: Real>(&self, stored_as: StoredAs) -> Result<Decoder<T>, RunError> {
+        let sites = self.config.sites();
+        let plan = match &self.adapter {
+            None => None,
+            Some((path, adapter)) => {
+                let attachments = adapter.attachments();
+                let chosen = resolve(&attachments, &sites)
+                    .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
+                adapter.check(&sites, &chosen)?;
+                Some((adapter, attachments, chosen))
+            }
+        };
+        let mut model = load(&self.base, stored_as)?;
+        if let Some((adapter, attachments, chosen)) = plan {
+            model.attach(&attachments, &chosen, 0, |entry, site, parameters| adapter.fill(entry, site, parameters))?;
+        }
+        Ok(model)
+    }
+}
+
+/// A workspace with the given number of threads (0: one for each processor).
+///
+/// # Errors
+/// When the threads cannot be started.
+pub fn workspace<T: Real>(threads: usize) -> Result<Workspace<T>, RunError> {
+    Workspace::new(threads).map_err(|error| RunError::Threads { threads, reason: error.to_string() })
+}
+
+/// The base model of an adapter folder: as given, as the folder says, or as it says seen from the folder.
+fn base_of(folder: &Path, adapter: &AdapterFolder, given: Option<&Path>) -> Result<PathBuf, RunError> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let named = adapter.base().map(PathBuf::from);
+    let candidates = named.iter().flat_map(|base| [base.clone(), folder.join(base)]);
+    let found = candidates.into_iter().find(|base| base.join("config.json").exists());
+    found.ok_or_else(|| RunError::NoBase { adapter: folder.to_owned(), base: adapter.base().map(str::to_owned) })
+}
