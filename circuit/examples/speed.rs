@@ -1,23 +1,26 @@
 //! Times a circuit against the frozen linear layer that it adapts: `cargo run --release --example speed -- [tokens]`.
 //!
-//! For every shape: the frozen layer's forward and forward + dx (two matrix products by the gemm crate), the circuit's forward, and its forward +
-//! backward (dx and all gate gradients), medians of several runs in one process. The last column is what adapting costs.
+//! For every shape: the frozen layer's forward and forward + dx (two matrix products by faer), the circuit's forward, and its forward +
+//! backward (dx and all gate gradients) as a share of the frozen layer, and the same in plain einsum order with
+//! permutations; medians of several runs in one process. GFLOP/s of forward + backward count three applications.
 
 use std::time::Instant;
 
-use gemm::{Parallelism, gemm};
-use quanta_circuit::{Plan, apply, backward, init, instruction_set};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use quanta_circuit::{Plan, apply, backward, init, instruction_set, permuted};
+use rayon::prelude::*;
 
-/// `C = A B^t` or `A B` for row-major `A [m, k]`, `C [m, n]` and `B` with the given strides of (k, n).
-fn product(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], [b_k, b_n]: [isize; 2], c: &mut [f32]) {
-    assert!(a.len() >= m * k && b.len() >= n * k && c.len() >= m * n);
-    let (c, threads) = (c.as_mut_ptr(), Parallelism::Rayon(0));
-    let (c_n, a_k) = (1, 1);
-    let (c_m, a_m) = (n as isize, k as isize);
-    // SAFETY: the slices hold the matrices that the strides describe.
-    unsafe {
-        gemm(m, n, k, c, c_n, c_m, false, a.as_ptr(), a_k, a_m, b.as_ptr(), b_n, b_k, 0.0, 1.0, false, false, false, threads);
-    }
+/// `y = x W^t` (`[tokens, d_out]`) or, transposed, `dx = dy W` (`[tokens, d_in]`), for a row-major weight `[d_out, d_in]`: token blocks over threads.
+fn frozen(x: &[f32], weight: &[f32], [d_in, d_out]: [usize; 2], transposed: bool, y: &mut [f32]) {
+    let weight = MatRef::from_row_major_slice(weight, d_out, d_in);
+    let (from, to, right) = if transposed { (d_out, d_in, weight) } else { (d_in, d_out, weight.transpose()) };
+    let block = (x.len() / from).div_ceil(rayon::current_num_threads());
+    x.par_chunks(block * from).zip(y.par_chunks_mut(block * to)).for_each(|(x, y)| {
+        let tokens = x.len() / from;
+        let (x, y) = (MatRef::from_row_major_slice(x, tokens, from), MatMut::from_row_major_slice_mut(y, tokens, to));
+        matmul(y, Accum::Replace, x, right, 1.0, Par::Seq);
+    });
 }
 
 fn median(repeats: usize, mut work: impl FnMut()) -> f64 {
@@ -36,7 +39,20 @@ fn median(repeats: usize, mut work: impl FnMut()) -> f64 {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: usize = std::env::args().nth(1).map_or(Ok(512), |argument| argument.parse())?;
     println!("{tokens} tokens, f32, {}, {} threads", instruction_set::<f32>(), rayon::current_num_threads());
-    println!("{:<10} {:>12} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7}", "dims", "d_in>d_out", "frozen ms", "GFLOP/s", "fwd ms", "GFLOP/s", "f+b ms", "GFLOP/s", "share");
+    println!(
+        "{:<10} {:>12} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7} {:>7} {:>9} {:>7}",
+        "dims",
+        "d_in>d_out",
+        "frozen ms",
+        "GFLOP/s",
+        "fwd ms",
+        "GFLOP/s",
+        "f+b ms",
+        "GFLOP/s",
+        "share",
+        "einsum ms",
+        "gain"
+    );
     for (dims, d_in, d_out) in [
         (&[16, 8, 8, 4][..], 4096, 4096),
         (&[16, 16, 16], 4096, 4096),
@@ -57,21 +73,34 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (x, dy, weight) = (numbers(tokens * d_in), numbers(tokens * d_out), numbers(d_in * d_out));
         let (mut y, mut dx, mut dgates) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; gates.len()]);
         let frozen = median(5, || {
-            product(tokens, d_out, d_in, &x, &weight, [1, d_in as isize], &mut y);
-            product(tokens, d_in, d_out, &dy, &weight, [d_in as isize, 1], &mut dx);
+            frozen(&x, &weight, [d_in, d_out], false, &mut y);
+            frozen(&dy, &weight, [d_in, d_out], true, &mut dx);
         });
         let forward = median(7, || apply(&plan, &gates, &x, d_in, &mut y, d_out, 1.0));
         let both = median(7, || {
             apply(&plan, &gates, &x, d_in, &mut y, d_out, 1.0);
             backward(&plan, &gates, &x, d_in, &dy, d_out, 1.0, Some(&mut dx), Some(&mut dgates));
         });
+        let mut sums = vec![0.0; gates.len()];
+        let einsum = median(3, || {
+            permuted::apply(&plan, &gates, &x, d_in, &mut y, d_out, 1.0);
+            permuted::backward(&plan, &gates, &x, d_in, &dy, d_out, 1.0, &mut dx, &mut sums);
+        });
         let flops = plan.flops_per_token() as f64 * tokens as f64 / 1e9;
         let frozen_flops = 4.0 * (tokens * d_in * d_out) as f64 / 1e9;
         let name = dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("-");
         println!(
-            "{name:<10} {:>12} {:>11.2} {:>8.0} {:>8.2} {:>8.0} {:>8.2} {:>7.0} {:>6.1}%",
-            format!("{d_in}>{d_out}"), frozen * 1e3, frozen_flops / frozen, forward * 1e3, flops / forward, both * 1e3,
-            3.0 * flops / both, 100.0 * both / frozen
+            "{name:<10} {:>12} {:>11.2} {:>8.0} {:>8.2} {:>8.0} {:>8.2} {:>7.0} {:>6.1}% {:>9.2} {:>6.1}x",
+            format!("{d_in}>{d_out}"),
+            frozen * 1e3,
+            frozen_flops / frozen,
+            forward * 1e3,
+            flops / forward,
+            both * 1e3,
+            3.0 * flops / both,
+            100.0 * both / frozen,
+            einsum * 1e3,
+            einsum / both
         );
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! What a circuit costs, and whether to apply it gate by gate or as one full matrix.
 //!
-//! Counts are exact numbers of floating-point operations (two for a multiply-add) of what this crate's kernels do, dead slices left out. The choice follows
-//! from the counts: a circuit that is folded into the frozen weight costs nothing per token, but its operator has to be built after every change of the gates,
-//! and its gate gradients then need the full gradient of the weight. Measuring is left to the benchmarks.
+//! Counts are exact numbers of floating-point operations (two for a multiply-add) of what this crate's kernels do, dead slices left out. The choice
+//! follows from the counts: a circuit that is folded into the frozen weight costs nothing per token, but its operator has to be built after every
+//! change of the gates, and its gate gradients then need the full gradient of the weight. Measuring is left to the benchmarks.
 
 use crate::Plan;
 use crate::kernel::schedule::{Schedule, Step};
@@ -77,8 +77,8 @@ impl Plan {
 impl Cost {
     /// The cheaper way for `tokens` tokens between two changes of the gates, with or without training.
     ///
-    /// `gate_efficiency` is the speed of the gate kernel as a share of the speed of the large matrix product, both in operations per second: measure it, it is
-    /// 0.6 to 1.2 on the machines seen so far.
+    /// `gate_efficiency` is the speed of the gate kernel as a share of the speed of the large matrix product, both in operations per second: measure
+    /// it, it is 0.6 to 1.2 on the machines seen so far.
     ///
     /// Gates: `tokens * forward` (training: `+ backward`), divided by the efficiency. Operator: the operator once; training adds
     /// `tokens * dense` for the weight's gradient and the pull-back once, while the frozen layer's own products stay as they are.

@@ -34,8 +34,9 @@
 //! | token | `x` | one vector that the circuit is applied to |
 //!
 //! # Rooms
-//! [`Plan`] describes, [`init`] fills, [`apply`] and [`backward`] compute, [`reference`](mod@reference) judges, the operator and the einsum strings
-//! translate. No files, no models: those are other crates' work.
+//! [`Plan`] describes (as text, einsum, picture), [`init`] fills, [`apply`] and [`backward`] compute, [`reference`](mod@reference) judges,
+//! [`operator`](fn@operator) and [`pull_back`] go to the full matrix and back, [`Plan::cost`] counts, and [`theory`] asks what circuits can
+//! represent. No files, no models: those are other crates' work.
 
 mod circuit;
 mod cost;
@@ -48,11 +49,12 @@ mod operator;
 mod plan;
 mod real;
 mod text;
+pub mod theory;
 
 pub use circuit::{apply, backward, instruction_set};
 pub use cost::{Application, Cost};
 pub use einsum::{EinsumError, gates_of_einsum, symbol};
-pub use kernel::reference;
+pub use kernel::{permuted, reference};
 pub use live::Trimmed;
 pub use operator::{operator, pull_back};
 pub use plan::{Gate, Plan, PlanError, pairs};

@@ -19,7 +19,8 @@ pub struct Trimmed {
 impl Plan {
     /// Leaves out the gate rows and columns that are dead for `d_in` inputs and `d_out` outputs.
     ///
-    /// Only whole slices along the leading axes are cut, which keeps the result a plan; single dead values may remain ([`Plan::live_parameters`] finds all).
+    /// Only whole slices along the leading axes are cut, which keeps the result a plan; single dead values may remain ([`Plan::live_parameters`]
+    /// finds all).
     ///
     /// ```
     /// use quanta_circuit::Plan;

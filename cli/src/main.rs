@@ -2,6 +2,8 @@
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
 
+mod bench;
+mod circuit;
 mod inspect;
 mod merge;
 mod methods;
@@ -37,6 +39,12 @@ enum Command {
     Inspect(inspect::Arguments),
     /// The fine-tuning methods
     Methods(methods::Arguments),
+    /// Tensor circuits: draw, translate, decompose, rank, approximate
+    #[command(subcommand)]
+    Circuit(circuit::Command),
+    /// Measurements on random data
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +56,8 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Methods(arguments) => methods::run(arguments),
+        Command::Circuit(command) => circuit::run(command),
+        Command::Bench(command) => bench::run(command),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(broken) = error.downcast_ref::<std::io::Error>()

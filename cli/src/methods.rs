@@ -17,9 +17,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if arguments.json {
-        let row = |info: &quanta_tune::adapter::MethodInfo| {
-            json!({ "name": info.name, "peft_type": info.peft_type, "formula": info.formula, "peft_compatible": !info.extends_peft })
-        };
+        let row = |info: &quanta_tune::adapter::MethodInfo| json!({ "name": info.name, "peft_type": info.peft_type, "formula": info.formula, "peft_compatible": !info.extends_peft });
         writeln!(out, "{}", methods().iter().map(row).collect::<Value>())?;
         return Ok(());
     }

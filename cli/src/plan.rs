@@ -83,7 +83,12 @@ fn print_text(report: &PlanReport) -> Result<()> {
     );
     line(&mut out, "model", &shape)?;
     for adapter in &report.adapters {
-        let sites = format!("{} on {} sites, {} parameters", adapter.method, adapter.sites.len(), grouped(adapter.parameters()));
+        let sites = format!(
+            "{} on {} sites, {} parameters",
+            adapter.method,
+            adapter.sites.len(),
+            grouped(adapter.parameters())
+        );
         line(&mut out, "adapter", &sites)?;
         for shape in &adapter.shapes {
             let text = format!(

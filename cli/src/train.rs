@@ -144,7 +144,11 @@ fn print_text(report: &TrainReport) -> Result<()> {
     )?;
     writeln!(out, "loss: first tenth {:.4}, last tenth {:.4}", summary.first_loss, summary.last_loss)?;
     if let (Some(start), Some(best)) = (summary.start, summary.best) {
-        writeln!(out, "validation loss: {:.4} before training, {:.4} best (step {})", start.loss, best.loss, best.step)?;
+        writeln!(
+            out,
+            "validation loss: {:.4} before training, {:.4} best (step {})",
+            start.loss, best.loss, best.step
+        )?;
     }
     writeln!(out, "adapter of step {} in {}", report.saved_step, report.out.join("adapter").display())?;
     Ok(())

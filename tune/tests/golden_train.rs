@@ -22,8 +22,19 @@ fn golden() -> PathBuf {
 fn close(name: &str, got: &[f64], expected: &[f64]) {
     assert_eq!(got.len(), expected.len(), "{name}: another number of elements");
     let scale = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let (worst, error) = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).enumerate().fold((0, 0.0), |w, e| if e.1 > w.1 { e } else { w });
-    assert!(error <= 1e-8 * scale, "{name}: element {worst} is {} instead of {}, relative error {:.1e}", got[worst], expected[worst], error / scale);
+    let (worst, error) = got
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .enumerate()
+        .fold((0, 0.0), |w, e| if e.1 > w.1 { e } else { w });
+    assert!(
+        error <= 1e-8 * scale,
+        "{name}: element {worst} is {} instead of {}, relative error {:.1e}",
+        got[worst],
+        expected[worst],
+        error / scale
+    );
 }
 
 /// The integer tensors `input_ids` and `labels`, which hold `[step, micro-batch, batch, time]`.
@@ -41,7 +52,11 @@ impl Tokens {
             let data = file.tensor(name).unwrap();
             data.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
         };
-        Self { shape: file.tensor("input_ids").unwrap().shape().to_vec(), ids: read("input_ids"), labels: read("labels") }
+        Self {
+            shape: file.tensor("input_ids").unwrap().shape().to_vec(),
+            ids: read("input_ids"),
+            labels: read("labels"),
+        }
     }
 
     /// One micro-batch as packed roots; labels are those of the next token.
@@ -67,13 +82,18 @@ fn logits(model: &Decoder<f64>, batch: &Batch, workspace: &Workspace<f64>) -> Ve
 fn check(folder: &Path, recompute: bool) {
     let name = folder.file_name().unwrap().to_string_lossy().into_owned();
     let facts: Value = serde_json::from_slice(&std::fs::read(folder.join("golden_train.json")).unwrap()).unwrap();
-    let numbers = |key: &str| -> Vec<f64> { facts[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
+    let numbers =
+        |key: &str| -> Vec<f64> { facts[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
     let integer = |key: &str| facts[key].as_u64().unwrap() as usize;
     let file = TensorFiles::open_file(&folder.join("golden_train.safetensors")).unwrap();
     let tokens = Tokens::read(&folder.join("golden_train.safetensors"));
     let workspace = Workspace::<f64>::new(2).unwrap();
     let mut model: Decoder<f64> = load(folder, StoredAs::Compute).unwrap();
-    close(&format!("{name} base"), &logits(&model, &tokens.batch(0, 0), &workspace), &file.read("base_logits").unwrap());
+    close(
+        &format!("{name} base"),
+        &logits(&model, &tokens.batch(0, 0), &workspace),
+        &file.read("base_logits").unwrap(),
+    );
 
     let dims: Vec<usize> = numbers("dims").iter().map(|&d| d as usize).collect();
     let targets = facts["targets"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect();
@@ -89,10 +109,19 @@ fn check(folder: &Path, recompute: bool) {
         Ok::<(), quanta_tune::weights::WeightsError>(())
     };
     model.attach(&attachments, &chosen, 0, fill).unwrap();
-    close(&format!("{name} first"), &logits(&model, &tokens.batch(0, 0), &workspace), &file.read("first_logits").unwrap());
+    close(
+        &format!("{name} first"),
+        &logits(&model, &tokens.batch(0, 0), &workspace),
+        &file.read("first_logits").unwrap(),
+    );
 
     let steps = integer("steps");
-    let shape = Schedule { peak: facts["lr"].as_f64().unwrap(), warmup_steps: integer("warmup_steps"), total_steps: steps, shape: Shape::Linear };
+    let shape = Schedule {
+        peak: facts["lr"].as_f64().unwrap(),
+        warmup_steps: integer("warmup_steps"),
+        total_steps: steps,
+        shape: Shape::Linear,
+    };
     let settings = StepSettings { clip: facts["clip_grad_norm"].as_f64(), recompute, seed: 0 };
     let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
@@ -111,7 +140,11 @@ fn check(folder: &Path, recompute: bool) {
             close(&format!("{name} {gate}"), parameters.values(tensor), &file.read(&gate).unwrap());
         }
     }
-    close(&format!("{name} final"), &logits(&model, &tokens.batch(0, 0), &workspace), &file.read("final_logits").unwrap());
+    close(
+        &format!("{name} final"),
+        &logits(&model, &tokens.batch(0, 0), &workspace),
+        &file.read("final_logits").unwrap(),
+    );
 }
 
 fn folders() -> Vec<PathBuf> {

@@ -38,8 +38,8 @@ fn model(config: &Value, entries: &[Attachment]) -> Decoder<f64> {
 
 /// Every kind of site, folded and unfolded, with and without dropout, and sites that carry two or three adapters.
 fn mixed() -> [Attachment; 6] {
-    let free = json!({ "dims": [4, 3, 2], "gates": [[-1, -2], [-3]], "s": "circuit", "dropout": 0.2 });
-    let small = json!({ "dims": [6, 4], "gates": [[-1], [-2], [-1]], "s": "folded" });
+    let free = json!({ "plan": "4-3-2: (-1,-2) (-3)", "s": "circuit", "dropout": 0.2 });
+    let small = json!({ "plan": "6-4: (-1) (-2) (-1)", "s": "folded" });
     [
         attachment(quanta(json!({ "dims": [4, 3, 2], "s": "folded" })), &["q_proj"], Some(&[1])),
         attachment(quanta(free), &["v_proj", "o_proj"], None),
@@ -49,7 +49,7 @@ fn mixed() -> [Attachment; 6] {
             &["up_proj", "q_proj"],
             Some(&[1]),
         ),
-        attachment(quanta(json!({ "dims": [4, 6], "gates": [[-1], [-2]], "init": "identity" })), &["q_proj"], None),
+        attachment(quanta(json!({ "plan": "4-6: (-1) (-2)", "init": "identity" })), &["q_proj"], None),
         attachment(lora(1), &["down_proj"], Some(&[0])),
     ]
 }
@@ -139,7 +139,7 @@ fn backward_stops_without_losing_a_gradient() {
     let pass = Pass { workspace: &workspace, draw: None };
     let batch = Forest::new(29).batch();
     let subject = |names: &[&str], layers: &[usize]| {
-        attachment(quanta(json!({ "dims": [4, 3, 2], "gates": [[-1, -2], [-3]] })), names, Some(layers))
+        attachment(quanta(json!({ "plan": "4-3-2: (-1,-2) (-3)" })), names, Some(layers))
     };
     let choices: Vec<Vec<&str>> = modules
         .iter()

@@ -99,8 +99,8 @@ unsafe fn block<V: Vector, const R: usize, const N: usize, const ADD: bool>(
     }
 }
 
-/// [`block`] for all `rows`: blocks of `V::ROWS`, then 4, 2, 1. `a_block` is the distance in `a` from one row to the next between blocks, and `packed` says
-/// that a block's rows are adjacent and its depth stride is its height.
+/// [`block`] for all `rows`: blocks of `V::ROWS`, then 4, 2, 1. `a_block` is the distance in `a` from one row to the next between blocks, and
+/// `packed` says that a block's rows are adjacent and its depth stride is its height.
 ///
 /// # Safety
 /// As [`block`] for every row.

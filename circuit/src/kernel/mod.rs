@@ -5,6 +5,7 @@
 //! instruction set provides, and the shape checks that both kernels share. `unsafe` code lives in this folder only.
 
 pub(crate) mod gate;
+pub mod permuted;
 pub mod reference;
 pub(crate) mod schedule;
 pub(crate) mod scratch;

@@ -7,7 +7,8 @@
 
 use crate::{Plan, Real};
 
-/// One gate as strided loops over a tensor `[outer, size_p, middle, size_q, inner]`, p < q the positions of its axes (a single axis has size_p = middle = 1).
+/// One gate as strided loops over a tensor `[outer, size_p, middle, size_q, inner]`, p < q the positions of its axes (a single axis has size_p =
+/// middle = 1).
 pub(crate) struct Step {
     /// Product of the sizes before the first axis.
     pub outer: usize,

@@ -50,15 +50,34 @@ impl Settings for Lora {
         let r = section.usize("r").at_least(1).or(8);
         // variants of LoRA that PEFT keeps in the same configuration; each would be another update
         for key in [
-            "alora_invocation_tokens", "alpha_pattern", "arrow_config", "ensure_weight_tying", "fan_in_fan_out", "kasa_config",
-            "lora_bias", "megatron_config", "monteclora_config", "rank_pattern", "use_bdlora", "use_dora", "use_qalora",
-            "use_rslora", "velora_config",
+            "alora_invocation_tokens",
+            "alpha_pattern",
+            "arrow_config",
+            "ensure_weight_tying",
+            "fan_in_fan_out",
+            "kasa_config",
+            "lora_bias",
+            "megatron_config",
+            "monteclora_config",
+            "rank_pattern",
+            "use_bdlora",
+            "use_dora",
+            "use_qalora",
+            "use_rslora",
+            "velora_config",
         ] {
             section.only(key, &[]);
         }
-        // how the factors were initialised is past; the rest counts only with the variants above
+        // other initialisations change the base's weights, so that the factors alone would give another model
+        section.only("init_lora_weights", &[json!(true), json!("gaussian"), json!("eva")]);
+        // these count only with the variants above
         section.ignore(&[
-            "corda_config", "eva_config", "init_lora_weights", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+            "corda_config",
+            "eva_config",
+            "loftq_config",
+            "lora_ga_config",
+            "megatron_core",
+            "qalora_group_size",
             "runtime_config",
         ]);
         Self {
@@ -87,7 +106,10 @@ impl Settings for Lora {
         if self.r <= most {
             return Vec::new();
         }
-        vec![format!("r = {} is more than the smaller side of {} [{}, {}]: choose r up to {most}", self.r, site.name, site.d_out, site.d_in)]
+        vec![format!(
+            "r = {} is more than the smaller side of {} [{}, {}]: choose r up to {most}",
+            self.r, site.name, site.d_out, site.d_in
+        )]
     }
 
     fn parameters(&self, site: &Site) -> usize {
@@ -109,15 +131,16 @@ impl Settings for Lora {
         ])
     }
 
-    fn attach<T: Real>(&self, site: &Site, _base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
-        let mut stream = Stream::new(seed, "init", &format!("{}.lora_A", site.name));
+    fn attach<T: Real>(&self, site: &Site, _base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+        let owner = format!("{}.{entry}.lora", site.name);
+        let mut stream = Stream::new(seed, "init", &owner);
         // kaiming_uniform(a = sqrt 5) over fan-in d_in: U(-1/sqrt(d_in), 1/sqrt(d_in))
         let bound = 1.0 / (site.d_in as f64).sqrt();
         let mut values: Vec<T> =
             (0..self.r * site.d_in).map(|_| T::from_f64(bound * (2.0 * stream.uniform() - 1.0))).collect();
         values.resize(self.parameters(site), T::ZERO);
         let parameters = Parameters::new(self.layout(site), values, Vec::new());
-        Box::new(Attached { settings: self.clone(), site: site.clone(), parameters })
+        Box::new(Attached { settings: self.clone(), site: site.clone(), owner, parameters })
     }
 }
 
@@ -133,6 +156,8 @@ fn number(value: f64) -> Value {
 struct Attached<T> {
     settings: Lora,
     site: Site,
+    /// Names its random streams.
+    owner: String,
     parameters: Parameters<T>,
 }
 
@@ -144,7 +169,7 @@ impl<T: Real> Attached<T> {
     }
 
     fn stream(&self, pass: &Pass<'_, T>) -> Option<Stream> {
-        pass.draw.filter(|_| self.settings.dropout > 0.0).map(|draw| draw.dropout(&format!("{}.lora", self.site.name)))
+        pass.draw.filter(|_| self.settings.dropout > 0.0).map(|draw| draw.dropout(&self.owner))
     }
 
     fn dropped(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> Option<Matrix<T>> {

@@ -39,8 +39,9 @@ pub trait Settings: Sized {
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)>;
     /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
     fn layout(&self, site: &Site) -> Vec<Tensor>;
-    /// Attaches to a site with initial parameters from the streams named by `seed` and the site.
-    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>>;
+    /// Attaches to a site. Initial parameters and dropout come from streams named by `seed`, the site and `entry`, the index of the configuration's entry,
+    /// so that two entries on one site are independent.
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>>;
 }
 
 /// A row of the table of methods.
@@ -129,8 +130,8 @@ macro_rules! methods {
                 match self { $(Self::$method(settings) => settings.layout(site)),* }
             }
             /// See [`Settings::attach`].
-            pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
-                match self { $(Self::$method(settings) => settings.attach(site, base, seed)),* }
+            pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+                match self { $(Self::$method(settings) => settings.attach(site, base, seed, entry)),* }
             }
         }
     };

@@ -5,7 +5,7 @@
 //! the working copy of the weight (Eq. 9; the paper prints a plus there, the authors' program subtracts), `circuit` applies it beside T, which makes the
 //! start bit-exact. With every gate the identity, S(x) = x costs one subtraction.
 
-use quanta_circuit::{self as circuit, Plan};
+use quanta_circuit::{self as circuit, Gate, Plan, PlanError};
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
@@ -34,79 +34,53 @@ pub enum Initial {
 /// Settings of QuanTA.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quanta {
-    /// Sizes of the axes the hidden vector is viewed with.
-    pub dims: Vec<usize>,
-    /// Axes of the gates in order of application, counted from the end; none: every pair once, in the paper's order.
-    pub gates: Option<Vec<Vec<isize>>>,
+    /// Axes and gates.
+    pub plan: Plan,
     /// Where S is applied; none: `circuit` on a bf16 base, `folded` otherwise.
     pub s: Option<Frozen>,
     /// Initial value of the gates.
     pub init: Initial,
     /// Probability with which an input element of T is zeroed while training.
     pub dropout: f64,
-    plan: Plan,
 }
 
 impl Quanta {
-    /// Settings with the paper's plan and initialisation.
+    /// Settings with the paper's plan (every pair of axes once) and initialisation.
     ///
     /// # Errors
     /// When the axes make no circuit.
-    pub fn new(dims: &[usize]) -> Result<Self, circuit::PlanError> {
-        let plan = Plan::all_pairs(dims)?;
-        Ok(Self { dims: dims.to_vec(), gates: None, s: None, init: Initial::Uniform, dropout: 0.0, plan })
+    pub fn new(dims: &[usize]) -> Result<Self, PlanError> {
+        Ok(Self { plan: Plan::all_pairs(dims)?, s: None, init: Initial::Uniform, dropout: 0.0 })
     }
 
-    /// The circuit's plan.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    fn read_shared(section: &mut Section) -> Self {
-        let dims = section.usize_list("dims").optional();
-        let gates = section.value("gates").map(|value| serde_json::from_value::<Vec<Vec<isize>>>(value));
+    /// Reads what stands beside the plan.
+    fn read_with(section: &mut Section, plan: Option<Plan>) -> Self {
         let s = section.one_of("s", &[("folded", Frozen::Folded), ("circuit", Frozen::Circuit)]).optional();
-        let init =
-            section.one_of("init", &[("uniform", Initial::Uniform), ("identity", Initial::Identity)]).or(Initial::Uniform);
-        let dropout = section.f64("dropout").at_least(0.0).at_most(0.99).or(0.0);
-        let fallback = Self::new(&[2, 2]).expect("two axes of size two make a circuit");
-        let Some(dims) = dims else {
-            section.problem("dims", "is missing: the sizes of the axes, such as [16, 8, 8, 4], whose product is the hidden size");
-            return fallback;
-        };
-        let gates = match gates {
-            Some(Err(_)) => {
-                section.problem("gates", "is a list of axis pairs counted from the end, such as [[-1, -2], [-1, -3]]");
-                None
-            }
-            other => other.and_then(Result::ok),
-        };
-        let plan = match &gates {
-            Some(gates) => Plan::free(&dims, gates),
-            None => Plan::all_pairs(&dims),
-        };
-        match plan {
-            Ok(plan) => Self { dims, gates, s, init, dropout, plan },
-            Err(error) => {
-                section.problem("dims", error.to_string());
-                fallback
-            }
+        let init = section.one_of("init", &[("uniform", Initial::Uniform), ("identity", Initial::Identity)]);
+        let (init, dropout) = (init.or(Initial::Uniform), section.f64("dropout").at_least(0.0).at_most(0.99).or(0.0));
+        if init == Initial::Identity && plan.as_ref().is_some_and(|plan| !plan.gates().iter().all(Gate::is_square)) {
+            section.problem("init", "a rectangular gate has no identity: use \"uniform\"");
         }
+        if plan.as_ref().is_some_and(|plan| plan.gates().is_empty()) {
+            section.problem("plan", "has no gate, so that nothing would train: add gates such as (-1,-2)");
+        }
+        // a missing or broken plan has been reported; the reader's caller drops what is returned then
+        let plan = plan.unwrap_or_else(|| Plan::all_pairs(&[2, 2]).expect("two axes of size two make a circuit"));
+        Self { plan, s, init, dropout }
     }
 
-    fn written(&self) -> Map<String, Value> {
-        let mut map = Map::new();
-        map.insert("dims".into(), json!(self.dims));
-        if let Some(gates) = &self.gates {
-            map.insert("gates".into(), json!(gates));
-        }
+    fn write_beside_plan(&self, map: &mut Map<String, Value>) {
         if let Some(s) = self.s {
             map.insert("s".into(), json!(if s == Frozen::Folded { "folded" } else { "circuit" }));
         }
         map.insert("init".into(), json!(if self.init == Initial::Uniform { "uniform" } else { "identity" }));
         map.insert("dropout".into(), json!(self.dropout));
-        map
     }
+}
+
+/// The plan a text spells; a text that spells none is a problem.
+fn parse_plan(section: &mut Section, text: &str) -> Option<Plan> {
+    text.parse().map_err(|error: quanta_circuit::TextError| section.problem("plan", error.to_string())).ok()
 }
 
 impl Settings for Quanta {
@@ -116,30 +90,78 @@ impl Settings for Quanta {
     const FORMULA: &'static str = "W0 + T - S, T a circuit of gates on pairs of axes";
 
     fn read(section: &mut Section) -> Self {
-        Self::read_shared(section)
+        let (dims, text) = (section.usize_list("dims").optional(), section.string("plan").optional());
+        let plan = match (dims, text) {
+            (Some(dims), None) => {
+                Plan::all_pairs(&dims).map_err(|error| section.problem("dims", error.to_string())).ok()
+            }
+            (None, Some(text)) => parse_plan(section, &text),
+            (Some(_), Some(_)) => {
+                section.problem("plan", "stands beside dims: a plan says its dims itself");
+                None
+            }
+            (None, None) => {
+                if !section.has("dims") && !section.has("plan") {
+                    let message =
+                        "is missing: the sizes of the axes, such as [16, 8, 8, 4], whose product is the hidden size";
+                    section.problem("dims", message);
+                }
+                None
+            }
+        };
+        Self::read_with(section, plan)
     }
 
     fn write(&self) -> Map<String, Value> {
-        self.written()
+        let mut map = Map::new();
+        match Plan::all_pairs(self.plan.in_dims()) {
+            Ok(pairs) if pairs == self.plan => map.insert("dims".into(), json!(self.plan.in_dims())),
+            _ => map.insert("plan".into(), json!(self.plan.to_string())),
+        };
+        self.write_beside_plan(&mut map);
+        map
     }
 
     fn read_peft(section: &mut Section) -> Self {
-        Self::read_shared(section)
+        let text = section.string("plan").required();
+        let plan = if text.is_empty() { None } else { parse_plan(section, &text) };
+        let dims = section.usize_list("dims").optional();
+        if let (Some(dims), Some(plan)) = (dims, &plan)
+            && dims != plan.in_dims()
+        {
+            section.problem("dims", format!("{dims:?} are not the dims of the plan `{plan}`"));
+        }
+        Self::read_with(section, plan)
     }
 
     fn write_peft(&self) -> Map<String, Value> {
-        self.written()
+        let mut map = Map::new();
+        map.insert("dims".into(), json!(self.plan.in_dims()));
+        map.insert("plan".into(), json!(self.plan.to_string()));
+        self.write_beside_plan(&mut map);
+        map
     }
 
     fn problems(&self, site: &Site) -> Vec<String> {
-        let (size, small, large) = (self.plan.in_len(), site.d_in.min(site.d_out), site.d_in.max(site.d_out));
         // padding and truncation bridge small differences; a circuit that misses most of the site, or is mostly padding, is a slip in dims
-        if (small..=2 * large).contains(&size) {
+        let square = self.plan.in_len() == self.plan.out_len();
+        let fits = if square {
+            let (small, large) = (site.d_in.min(site.d_out), site.d_in.max(site.d_out));
+            (small..=2 * large).contains(&self.plan.in_len())
+        } else {
+            let near = |size: usize, side: usize| (side.div_ceil(2)..=2 * side).contains(&size);
+            near(self.plan.in_len(), site.d_in) && near(self.plan.out_len(), site.d_out)
+        };
+        if fits {
             return Vec::new();
         }
+        let Site { name, d_in, d_out, .. } = site;
         vec![format!(
-            "dims {:?} multiply to {size}, which does not fit {} [{}, {}]: choose axes whose product is {large}",
-            self.dims, site.name, site.d_out, site.d_in
+            "the circuit {} takes {} numbers to {}, which does not fit {name} [{d_out}, {d_in}]: choose axes whose product is {}",
+            self.plan,
+            self.plan.in_len(),
+            self.plan.out_len(),
+            d_in.max(d_out)
         )]
     }
 
@@ -161,12 +183,7 @@ impl Settings for Quanta {
                 format!("({}) {}x{}", axes.join(","), gate.rows(), gate.cols())
             })
             .collect();
-        let axes: Vec<String> = self.dims.iter().map(usize::to_string).collect();
-        vec![
-            ("axes", format!("{} = {}", axes.join(" x "), self.plan.in_len())),
-            ("gates", gates.join(", ")),
-            ("einsum", self.plan.einsum_apply()),
-        ]
+        vec![("plan", self.plan.to_string()), ("gates", gates.join(", ")), ("einsum", self.plan.einsum_apply())]
     }
 
     fn layout(&self, _: &Site) -> Vec<Tensor> {
@@ -177,16 +194,17 @@ impl Settings for Quanta {
         lay_out(gates('T', true).chain(gates('S', false)))
     }
 
-    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64) -> Box<dyn Adapter<T>> {
-        let mut stream = Stream::new(seed, "init", &format!("{}.quanta_T", site.name));
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+        let owner = format!("{}.{entry}.quanta", site.name);
+        let mut stream = Stream::new(seed, "init", &owner);
         let gates: Vec<T> = match self.init {
             Initial::Uniform => circuit::init::uniform(&self.plan, &mut || stream.uniform()),
-            // plans of this method are square, and only a rectangular gate has no identity
+            // a rectangular gate, the only one without an identity, was refused when the settings were read
             Initial::Identity => circuit::init::identity(&self.plan).expect("square gates have an identity"),
         };
         let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
         let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
-        Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), parameters })
+        Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), owner, parameters })
     }
 }
 
@@ -194,12 +212,14 @@ struct Attached<T> {
     settings: Quanta,
     frozen: Frozen,
     site: Site,
+    /// Names its random streams.
+    owner: String,
     parameters: Parameters<T>,
 }
 
 impl<T: Real> Attached<T> {
     fn stream(&self, pass: &Pass<'_, T>) -> Option<Stream> {
-        pass.draw.filter(|_| self.settings.dropout > 0.0).map(|draw| draw.dropout(&format!("{}.quanta", self.site.name)))
+        pass.draw.filter(|_| self.settings.dropout > 0.0).map(|draw| draw.dropout(&self.owner))
     }
 
     fn dropped(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> Option<Matrix<T>> {
@@ -235,7 +255,8 @@ impl<T: Real> Adapter<T> for Attached<T> {
     }
 
     fn fold(&self) -> Option<Vec<f64>> {
-        (self.frozen == Frozen::Folded).then(|| self.operator(self.parameters.frozen()).into_iter().map(|v| -v).collect())
+        (self.frozen == Frozen::Folded)
+            .then(|| self.operator(self.parameters.frozen()).into_iter().map(|v| -v).collect())
     }
 
     fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
@@ -282,7 +303,15 @@ impl<T: Real> Adapter<T> for Attached<T> {
                 let mut part = pass.workspace.zeros(dx.rows(), dx.cols());
                 let input = dropped.data();
                 circuit::backward(
-                    plan, gates, input, *d_in, dy.data(), *d_out, T::ONE, Some(part.data_mut()), Some(gradient),
+                    plan,
+                    gates,
+                    input,
+                    *d_in,
+                    dy.data(),
+                    *d_out,
+                    T::ONE,
+                    Some(part.data_mut()),
+                    Some(gradient),
                 );
                 dropout::mask(&mut part, self.settings.dropout, stream);
                 dx.add(&part);

@@ -155,9 +155,9 @@ impl Selection {
                             modules.push(site.module().to_owned());
                         }
                     }
-                    let nearest = modules.iter().max_by(|a, b| {
-                        strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
-                    });
+                    let nearest = modules
+                        .iter()
+                        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
                     let nearest = nearest.filter(|module| strsim::jaro_winkler(module, name) > 0.7).cloned();
                     SelectionError::UnknownName { name: name.clone(), nearest, modules }
                 }));
@@ -200,7 +200,9 @@ mod tests {
 
     fn sites() -> Vec<Site> {
         let site = |layer, name: &str| Site { name: format!("model.layers.{layer}.{name}"), layer, d_in: 4, d_out: 4 };
-        (0..12).flat_map(|layer| ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(|n| site(layer, n))).collect()
+        (0..12)
+            .flat_map(|layer| ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(|n| site(layer, n)))
+            .collect()
     }
 
     fn resolve(choice: Sites, layers: Layers) -> Result<Vec<usize>, Vec<SelectionError>> {

@@ -8,8 +8,10 @@ use super::{AdapterConfig, CheckpointError};
 use crate::adapter::{Parameters, Site, Tensor};
 use crate::model::{Attachment, Decoder};
 use crate::tensor::Real;
-use crate::weights::{Dtype, Staging, TensorFiles, TensorSpec, TensorWriter, WeightsError, check_inventory, default_metadata};
 use crate::weights::write_file;
+use crate::weights::{
+    Dtype, Staging, TensorFiles, TensorSpec, TensorWriter, WeightsError, check_inventory, default_metadata,
+};
 
 const TENSORS: &str = "adapter_model.safetensors";
 
@@ -35,16 +37,25 @@ pub fn save_adapters<T: Real>(
             1 => staging.path().to_owned(),
             _ => staging.path().join(entry.to_string()),
         };
-        std::fs::create_dir_all(&part).map_err(|source| CheckpointError::Io { action: "create", path: part.clone(), source })?;
+        std::fs::create_dir_all(&part).map_err(|source| CheckpointError::Io {
+            action: "create",
+            path: part.clone(),
+            source,
+        })?;
         let config = AdapterConfig { attachment: attachment.clone(), base: Some(base.to_owned()) };
-        write_file(&part.join(CONFIG), config.text().as_bytes())?;
+        write_file(&part.join(CONFIG), config.text(dtype_of::<T>()).as_bytes())?;
         write_tensors(&part.join(TENSORS), model, entry)?;
     }
     Ok(staging.commit_replacing()?)
 }
 
+/// The storage type with the bits of the compute type.
+fn dtype_of<T: Real>() -> Dtype {
+    if size_of::<T>() == size_of::<f64>() { Dtype::F64 } else { Dtype::F32 }
+}
+
 fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Result<(), WeightsError> {
-    let dtype = if size_of::<T>() == 8 { Dtype::F64 } else { Dtype::F32 };
+    let dtype = dtype_of::<T>();
     let of_entry = || model.attached().filter(|(_, attached)| attached.entry == entry);
     let pieces = || {
         of_entry().flat_map(|(site, attached)| {
@@ -52,7 +63,8 @@ fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Resu
             parameters.tensors().iter().map(move |tensor| (site, parameters, tensor))
         })
     };
-    let specs = pieces().map(|(site, _, tensor)| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
+    let specs =
+        pieces().map(|(site, _, tensor)| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
     let mut writer = TensorWriter::create(path, &default_metadata(), specs.collect())?;
     for (site, parameters, tensor) in pieces() {
         writer.write_values(&tensor_name(site, tensor), parameters.values(tensor))?;
@@ -97,7 +109,12 @@ impl AdapterFolder {
     ///
     /// # Errors
     /// When a tensor cannot be read; [`Self::check`] reports missing and wrong ones before.
-    pub fn fill<T: Real>(&self, entry: usize, site: &Site, parameters: &mut Parameters<T>) -> Result<(), CheckpointError> {
+    pub fn fill<T: Real>(
+        &self,
+        entry: usize,
+        site: &Site,
+        parameters: &mut Parameters<T>,
+    ) -> Result<(), CheckpointError> {
         for tensor in parameters.tensors().to_vec() {
             let values = self.entries[entry].1.read(&tensor_name(site, &tensor))?;
             parameters.set(&tensor.name, &values);

@@ -8,6 +8,7 @@ use super::CheckpointError;
 use crate::adapter::{Layers, Selection, Sites, methods};
 use crate::config::{Problems, Section, nearest, read_json};
 use crate::model::Attachment;
+use crate::weights::Dtype;
 
 /// Version of what this program adds to PEFT's layout.
 const FORMAT: usize = 1;
@@ -25,8 +26,8 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// The file's text: keys sorted, two spaces of indentation, as PEFT writes it.
-    pub fn text(&self) -> String {
+    /// The file's text beside tensors of type `dtype`: keys sorted, two spaces of indentation, as PEFT writes it.
+    pub fn text(&self, dtype: Dtype) -> String {
         let Attachment { method, selection } = &self.attachment;
         let mut map = method.write_peft();
         let targets = match &selection.sites {
@@ -51,6 +52,7 @@ impl AdapterConfig {
         }
         if own {
             map.insert("quanta_format".to_owned(), json!(FORMAT));
+            map.insert("dtype".to_owned(), json!(dtype.config_name()));
         }
         let mut text = serde_json::to_string_pretty(&sorted(map)).unwrap_or_default();
         text.push('\n');
@@ -69,14 +71,17 @@ impl AdapterConfig {
         let problems = Problems::new();
         let mut section = Section::new("", read_json(&path)?, &problems);
         let config = Self::read_section(&mut section);
-        section.finish();
+        // of an unknown type no key is known
+        if config.is_some() {
+            section.finish();
+        }
         problems.check(&path.display().to_string())?;
         // the reader gives a configuration whenever it found no problem
         Ok(config.expect("a configuration without problems"))
     }
 
     fn read_section(section: &mut Section) -> Option<Self> {
-        let peft_type = section.string("peft_type").required();
+        let peft_type = section.string("peft_type").must("must not be empty", |text| !text.is_empty()).required();
         let Some(info) = methods().iter().find(|info| info.peft_type == peft_type) else {
             if !peft_type.is_empty() {
                 let known: Vec<&str> = methods().iter().map(|info| info.peft_type).collect();
@@ -90,11 +95,14 @@ impl AdapterConfig {
         let method = info.read_peft(section);
         let version = section.usize("quanta_format").or(FORMAT);
         if version > FORMAT {
-            section.problem("quanta_format", format!("{version} is newer than {FORMAT}, which this program knows: update it"));
+            section.problem(
+                "quanta_format",
+                format!("{version} is newer than {FORMAT}, which this program knows: update it"),
+            );
         }
         let sites = match section.strings_or_string("target_modules").required() {
-            (texts, true) => Sites::from_text(texts.first().map_or("", String::as_str)),
-            (names, false) => Sites::Names(names),
+            (texts, false) => Sites::from_text(texts.first().map_or("", String::as_str)),
+            (names, true) => Sites::Names(names),
         };
         let layers = match section.value("layers_to_transform") {
             None => Layers::default(),
@@ -107,13 +115,15 @@ impl AdapterConfig {
                 }
             },
         };
-        for key in ["modules_to_save", "exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"] {
+        for key in
+            ["modules_to_save", "exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"]
+        {
             section.only(key, &[]);
         }
         section.only("layers_pattern", &[json!("layers"), json!(["layers"])]);
         section.only("bias", &[json!("none")]);
         section.only("task_type", &[json!("CAUSAL_LM")]);
-        section.ignore(&["auto_mapping", "inference_mode", "peft_version", "revision"]);
+        section.ignore(&["auto_mapping", "dtype", "inference_mode", "peft_version", "revision"]);
         let base = section.string("base_model_name_or_path").optional();
         Some(Self { attachment: Attachment { method, selection: Selection { sites, layers } }, base })
     }

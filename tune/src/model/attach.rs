@@ -84,11 +84,9 @@ impl<T: Real> Decoder<T> {
         let mut linears: Vec<&mut Linear<T>> = self.linears_mut().collect();
         let mut slot = 0;
         for (entry, (attachment, list)) in attachments.iter().zip(chosen).enumerate() {
-            // entries of the same method on the same site start from different streams
-            let seed = seed.wrapping_add((entry as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             for &index in list {
                 let linear = &mut linears[index];
-                let mut adapter = attachment.method.attach(linear.site(), linear.weight(), seed);
+                let mut adapter = attachment.method.attach(linear.site(), linear.weight(), seed, entry);
                 fill(entry, linear.site(), adapter.parameters_mut())?;
                 linear.attach(adapter, slot, entry);
                 slot += 1;

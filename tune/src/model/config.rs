@@ -66,8 +66,15 @@ impl ModelConfig {
     pub fn module_shape(&self, module: usize) -> (usize, usize) {
         let (d, q) = (self.hidden_size, self.heads * self.head_dim());
         let kv = self.kv_heads * self.head_dim();
-        [(q, d), (kv, d), (kv, d), (d, q), (self.intermediate_size, d), (self.intermediate_size, d), (d, self.intermediate_size)]
-            [module]
+        [
+            (q, d),
+            (kv, d),
+            (kv, d),
+            (d, q),
+            (self.intermediate_size, d),
+            (self.intermediate_size, d),
+            (d, self.intermediate_size),
+        ][module]
     }
 
     /// Whether a module of [`MODULES`] has a bias.

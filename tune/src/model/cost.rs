@@ -51,7 +51,8 @@ impl Cost {
     /// The cost of training `attachments`, attached to the sites of `chosen`.
     pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
         let sites = config.sites();
-        let pairs = || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
+        let pairs =
+            || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
         let lowest = pairs().map(|(_, site)| site.layer).min().unwrap_or(config.layers);
         let (layers, kept) = (config.layers as u64, (config.layers - lowest) as u64);
         let linear: u64 = sites.iter().take(7).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
@@ -65,7 +66,8 @@ impl Cost {
         let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
         let (q, kv) = ((config.heads * config.head_dim()) as u64, (config.kv_heads * config.head_dim()) as u64);
         let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + 2 * ff);
-        let logits = number * (run.labels as u64).min((1u64 << 22) / config.vocab_size as u64 + 1) * config.vocab_size as u64;
+        let logits =
+            number * (run.labels as u64).min((1u64 << 22) / config.vocab_size as u64 + 1) * config.vocab_size as u64;
         Self {
             forward_flops: layers * forward + if run.recompute { kept * forward } else { 0 },
             backward_flops: kept * (linear + attention * 5 / 2),

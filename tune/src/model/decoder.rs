@@ -23,7 +23,7 @@ pub struct Decoder<T: Real> {
 
 /// One layer's state between forward and backward.
 enum Kept<T: Real> {
-    All(LayerSaved<T>),
+    All(Box<LayerSaved<T>>),
     Input(Matrix<T>),
 }
 
@@ -102,7 +102,7 @@ impl<T: Real> Decoder<T> {
             } else {
                 let (output, saved) = layer.forward(x, shared);
                 x = output;
-                kept.push(Kept::All(saved));
+                kept.push(Kept::All(Box::new(saved)));
             }
         }
         let saved_bytes = kept.iter().map(Kept::bytes).sum();
@@ -111,7 +111,7 @@ impl<T: Real> Decoder<T> {
         for (index, kept) in kept.into_iter().enumerate().rev() {
             let (layer, wanted) = (&self.layers[lowest + index], index > 0);
             let below = match kept {
-                Kept::All(saved) => layer.backward(saved, gradient, wanted, shared, gradients),
+                Kept::All(saved) => layer.backward(*saved, gradient, wanted, shared, gradients),
                 Kept::Input(input) => layer.recompute_backward(input, gradient, wanted, shared, gradients),
             };
             match below {

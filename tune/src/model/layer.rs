@@ -159,7 +159,8 @@ impl<T: Real> Layer<T> {
     ) -> Option<Matrix<T>> {
         let attention_trains = self.linears[Q..=O].iter().any(Linear::trains);
         let [saved_q, saved_k, saved_v, saved_o, saved_gate, saved_up, saved_down] = inner.linears;
-        let mlp = Mlp { norm: inner.mlp_norm, gate: inner.gate, up: inner.up, linears: [saved_gate, saved_up, saved_down] };
+        let mlp =
+            Mlp { norm: inner.mlp_norm, gate: inner.gate, up: inner.up, linears: [saved_gate, saved_up, saved_down] };
         let d_middle =
             self.unwind_mlp(&inner.middle, mlp, d_output, wanted || attention_trains, shared.pass, gradients)?;
         let attention = Attention {
@@ -227,7 +228,8 @@ impl<T: Real> Layer<T> {
     ) -> Option<Matrix<T>> {
         let Shared { rope, pass, segments } = shared;
         let workspace = pass.workspace;
-        let Attention { norm: saved_norm, q, k, v, attention, o, linears: [saved_q, saved_k, saved_v, saved_o] } = saved;
+        let Attention { norm: saved_norm, q, k, v, attention, o, linears: [saved_q, saved_k, saved_v, saved_o] } =
+            saved;
         let [q_proj, k_proj, v_proj, o_proj, ..] = &self.linears;
         let inputs_train = self.linears[Q..=V].iter().any(Linear::trains);
         let merged = o_proj.trains().then(|| heads::merge(&o, self.heads, None, workspace));

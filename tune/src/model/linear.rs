@@ -26,17 +26,17 @@ pub struct Linear<T: Real> {
 
 /// What backward needs besides the input: one entry for each attached adapter.
 #[derive(Default)]
-pub struct Saved<T: Real>(Vec<AdapterSaved<T>>);
+pub(super) struct Saved<T: Real>(Vec<AdapterSaved<T>>);
 
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(AdapterSaved::bytes).sum()
     }
 }
 
 /// Where a linear's input gradient goes.
-pub enum InputGradient<'a, T: Real> {
+pub(super) enum InputGradient<'a, T: Real> {
     /// Nowhere: nothing below trains.
     None,
     /// Over what is there.
@@ -85,7 +85,7 @@ impl<T: Real> Linear<T> {
     }
 
     /// `x [n, d_in]` to `y [n, d_out]`, and what backward needs.
-    pub fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+    pub(super) fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
         let mut y = self.weight.forward(x, pass.workspace);
         let saved = self.attached.iter().map(|attached| attached.adapter.forward(x, &mut y, pass)).collect();
         if let Some(bias) = &self.bias {
@@ -101,7 +101,7 @@ impl<T: Real> Linear<T> {
     ///
     /// # Panics
     /// When something is attached and `x` is left out.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         x: Option<&Matrix<T>>,
         dy: &Matrix<T>,

@@ -292,15 +292,11 @@ mod tests {
     fn forward_is_the_definition_on_every_path() {
         let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
         let tokens = segments.tokens();
-        let (q, k, v) = (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
+        let (q, k, v) =
+            (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
         let layout = Layout { heads: 4, kv_heads: 2, segments: &segments };
-        let (o, _) = forward(
-            &matrix(&workspace, &q),
-            &matrix(&workspace, &k),
-            &matrix(&workspace, &v),
-            layout,
-            &workspace,
-        );
+        let (o, _) =
+            forward(&matrix(&workspace, &q), &matrix(&workspace, &k), &matrix(&workspace, &v), layout, &workspace);
         for (index, segment) in segments.list().iter().enumerate() {
             for token in segment.range() {
                 let mut path: Vec<usize> = segments.ancestors(index).into_iter().flatten().collect();
@@ -325,7 +321,8 @@ mod tests {
         let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
         let tokens = segments.tokens();
         let layout = Layout { heads: 4, kv_heads: 2, segments: &segments };
-        let (q, k, v) = (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
+        let (q, k, v) =
+            (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
         let d_o = numbers(4 * tokens * DIM, "do");
         let run = |q: &[f64], k: &[f64], v: &[f64]| {
             forward(&matrix(&workspace, q), &matrix(&workspace, k), &matrix(&workspace, v), layout, &workspace)

@@ -172,7 +172,8 @@ mod tests {
         for (i, label) in labels.iter().enumerate() {
             let mut one = workspace_matrix(1);
             one.copy_from(hidden.row(i));
-            let (_, gradient) = forward_backward(&one, &head, &[Label { row: 0, ..*label }], &Workspace::new(1).unwrap());
+            let (_, gradient) =
+                forward_backward(&one, &head, &[Label { row: 0, ..*label }], &Workspace::new(1).unwrap());
             // a sum of `vocab` products in f32, in another blocking
             assert!((gradient.row(0)[0] - all.1.row(i)[0]).abs() < 1e-4, "row {i}");
         }

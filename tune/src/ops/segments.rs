@@ -37,7 +37,9 @@ pub enum SegmentError {
         segment: usize,
     },
     /// A parent does not stand before its child within the same tree.
-    #[error("segment {segment} names segment {parent} as its parent: a parent stands before its children, in the same tree")]
+    #[error(
+        "segment {segment} names segment {parent} as its parent: a parent stands before its children, in the same tree"
+    )]
     Parent {
         /// The segment's index.
         segment: usize,

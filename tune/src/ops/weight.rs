@@ -161,9 +161,7 @@ mod tests {
         let (x, dy) = (numbers(3 * 7, "x"), numbers(3 * 5, "dy"));
         let mut dx = workspace.matrix(3, 7);
         weight.backward(&matrix(&workspace, 3, &dy), &mut dx, false, &workspace);
-        check("linear dx", &x, dx.data(), |x| {
-            dot(weight.forward(&matrix(&workspace, 3, x), &workspace).data(), &dy)
-        });
+        check("linear dx", &x, dx.data(), |x| dot(weight.forward(&matrix(&workspace, 3, x), &workspace).data(), &dy));
         let once = dx.data().to_vec();
         weight.backward(&matrix(&workspace, 3, &dy), &mut dx, true, &workspace);
         assert!(dx.data().iter().zip(&once).all(|(two, one)| (two - 2.0 * one).abs() < 1e-12));

@@ -17,7 +17,8 @@ use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 /// Version of the run folder's layout and of its `config.toml`.
 const FORMAT: usize = 1;
 
-const SHAPES: [(&str, Shape); 3] = [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
+const SHAPES: [(&str, Shape); 3] =
+    [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
 
 /// What a model computes in, and how its matrices are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl RunConfig {
         model.finish();
         let data = top.section("data").map(read_data);
         let attachments: Vec<Attachment> = top.sections("adapter").into_iter().filter_map(read_adapter).collect();
-        if !top.has("adapter") {
+        if top.value("adapter").is_none_or(|value| value.as_array().is_some_and(Vec::is_empty)) {
             top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
         }
         let mut train = top.section("train").unwrap_or_else(|| Section::new("train", Map::new(), problems));
@@ -127,7 +128,9 @@ impl RunConfig {
 
     /// The configuration in full as TOML, every default written out; reading it gives the same configuration. Paths are made absolute.
     pub fn text(&self) -> String {
-        let name = |table: &[(&'static str, ModelDtype)]| table.iter().find(|(_, d)| *d == self.dtype).map_or("auto", |(n, _)| n);
+        let name = |table: &[(&'static str, ModelDtype)]| {
+            table.iter().find(|(_, d)| *d == self.dtype).map_or("auto", |(n, _)| n)
+        };
         let mut top = Map::new();
         top.insert("format".into(), json!(FORMAT));
         top.insert("model".into(), json!({ "path": absolute(&self.model), "dtype": name(&ModelDtype::NAMES) }));
@@ -188,7 +191,8 @@ fn read_data(mut section: Section) -> DataSettings {
 }
 
 fn write_data(data: &DataSettings) -> Value {
-    let truncation = Truncation::NAMES.iter().find(|(_, policy)| *policy == data.options.truncation).map(|(name, _)| name);
+    let truncation =
+        Truncation::NAMES.iter().find(|(_, policy)| *policy == data.options.truncation).map(|(name, _)| name);
     json!({
         "task": data.task.name, "path": absolute(&data.path), "train": data.counts.train, "dev": data.counts.dev,
         "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
@@ -197,10 +201,10 @@ fn write_data(data: &DataSettings) -> Value {
 }
 
 fn read_adapter(mut section: Section) -> Option<Attachment> {
-    let name = section.string("type").required();
+    let name = section.string("type").must("must not be empty", |text| !text.is_empty()).required();
     let sites = match section.strings_or_string("sites").optional() {
-        Some((texts, true)) => Sites::from_text(texts.first().map_or("", String::as_str)),
-        Some((names, false)) => Sites::Names(names),
+        Some((texts, false)) => Sites::from_text(texts.first().map_or("", String::as_str)),
+        Some((names, true)) => Sites::Names(names),
         None => {
             if !section.has("sites") {
                 section.problem("sites", "missing: name modules such as [\"q_proj\", \"v_proj\"], or \"all-linear\"");
@@ -338,7 +342,8 @@ mod tests {
 
     #[test]
     fn all_problems_are_found_at_once() {
-        let text = TEXT.replace("lr = 1e-3", "lr_rate = 1e-3\nepochs = 2\nbatch = 0").replace("\"quanta\"", "\"quantum\"");
+        let text =
+            TEXT.replace("lr = 1e-3", "lr_rate = 1e-3\nepochs = 2\nbatch = 0").replace("\"quanta\"", "\"quantum\"");
         let (_, problems) = read(&text.replace("path = \"/data/x.jsonl\"", "pth = 1"));
         let expected = ["data.path", "data.pth", "adapter.0.type", "train.steps", "train.batch", "train.lr_rate"];
         assert_eq!(problems, expected);

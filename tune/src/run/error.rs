@@ -99,7 +99,9 @@ pub enum RunError {
         saved: Option<(usize, PathBuf)>,
     },
     /// The merged model does not compute what the adapted one does.
-    #[error("merged and adapted logits differ by {difference:.1e} of their largest, more than {tolerance:.1e}: nothing was written")]
+    #[error(
+        "merged and adapted logits differ by {difference:.1e} of their largest, more than {tolerance:.1e}: nothing was written"
+    )]
     MergeDiffers {
         /// Relative difference.
         difference: f64,
@@ -116,6 +118,9 @@ pub enum RunError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A theorem stands in the way, or values are not finite.
+    #[error("{0}")]
+    Theory(String),
     /// The threads cannot be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -47,7 +47,10 @@ pub fn merge(
     Staging::refuse_existing(out)?;
     let source = Source::open(folder, base)?;
     if source.adapter.is_none() {
-        return Err(RunError::Usage(format!("{} is a model without an adapter: there is nothing to merge", folder.display())));
+        return Err(RunError::Usage(format!(
+            "{} is a model without an adapter: there is nothing to merge",
+            folder.display()
+        )));
     }
     let workspace = workspace::<f32>(threads)?;
     let probe = probe(&source);
@@ -76,12 +79,18 @@ pub fn merge(
         Dtype::F16 => 2e-2,
         Dtype::Bf16 => 1e-1,
     };
-    // a comparison with NaN is false, so that it counts as a difference
-    if !(difference <= tolerance) {
+    if difference.is_nan() || difference > tolerance {
         return Err(RunError::MergeDiffers { difference, tolerance });
     }
     staging.commit()?;
-    Ok(MergeReport { out: out.to_owned(), sites, dtype: written, difference, effect: relative(&before, &adapted), tolerance })
+    Ok(MergeReport {
+        out: out.to_owned(),
+        sites,
+        dtype: written,
+        difference,
+        effect: relative(&before, &adapted),
+        tolerance,
+    })
 }
 
 /// Random tokens, the same for every merge of a model.

@@ -2,6 +2,8 @@
 //!
 //! Everything here returns values or structured errors; printing is left to the program on top.
 
+pub mod bench;
+pub mod circuit;
 mod config;
 mod error;
 mod inspect;
@@ -14,7 +16,7 @@ mod train;
 
 pub use config::{DataSettings, ModelDtype, RunConfig};
 pub use error::RunError;
-pub use inspect::{InspectedPart, InspectedSample, InspectReport, inspect};
+pub use inspect::{InspectReport, InspectedPart, InspectedSample, inspect};
 pub use merge::{MergeReport, merge};
 pub use plan::{PlanReport, PlannedAdapter, PlannedShape, plan};
 pub use score::{ScoreInput, ScoreReport, score};

@@ -152,15 +152,17 @@ pub fn fit<T: Real, E>(
 ) -> Result<Summary, FitError<E>> {
     let total_steps = settings.total_steps(train.len());
     let per_epoch = settings.steps_per_epoch(train.len());
-    let rates = Schedule { peak: settings.lr, warmup_steps: settings.warmup_steps, total_steps, shape: settings.schedule };
+    let rates =
+        Schedule { peak: settings.lr, warmup_steps: settings.warmup_steps, total_steps, shape: settings.schedule };
     let step_settings = StepSettings { clip: settings.clip, recompute: settings.recompute, seed: settings.seed };
     let mut step = Step::new(step_settings, AdamW::new(settings.adamw, model), model);
     let eval_every = settings.eval_every.unwrap_or(per_epoch).max(1);
     let longest = dev.iter().chain(train).map(|sample| sample.tokens.len()).max().unwrap_or(1);
     let eval_tokens = longest * settings.batch;
-    let (mut losses, mut tokens, mut seconds) = (Vec::with_capacity(total_steps), 0, 0.0);
+    let (mut losses, mut tokens, mut seconds) = (Vec::new(), 0, 0.0);
     let mut best: Option<EvaluationEvent> = None;
-    let start = mean_loss(model, dev, eval_tokens, workspace).map(|loss| EvaluationEvent { step: 0, loss, is_best: false });
+    let start =
+        mean_loss(model, dev, eval_tokens, workspace).map(|loss| EvaluationEvent { step: 0, loss, is_best: false });
     if let Some(start) = start {
         observe(model, Event::Evaluation(start)).map_err(FitError::Observer)?;
     }

@@ -39,7 +39,9 @@ pub struct StepReport {
 #[non_exhaustive]
 pub enum NotFinite {
     /// The loss.
-    #[error("the loss of step {step} is not finite: lower the learning rate, or check the data and the model's weights")]
+    #[error(
+        "the loss of step {step} is not finite: lower the learning rate, or check the data and the model's weights"
+    )]
     Loss {
         /// The step, counted from one.
         step: usize,

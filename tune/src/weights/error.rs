@@ -25,6 +25,14 @@ pub enum WeightsError {
         /// The system's answer.
         cause: io::Error,
     },
+    /// An `.npy` file is damaged or holds no matrix of floating-point numbers.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A path that must name a regular file names something else.
     #[error("{} is not a regular file; give the path of a safetensors file", path.display())]
     NotAFile {

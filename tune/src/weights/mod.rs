@@ -16,6 +16,7 @@ mod folder;
 mod header;
 mod index;
 mod mmap;
+mod npy;
 mod write;
 
 pub use atomic::{AtomicFile, Staging, write_file};
@@ -24,4 +25,5 @@ pub use dtype::{Dtype, round_to_bf16};
 pub use error::WeightsError;
 pub use folder::{TensorFile, TensorFiles, TensorInfo};
 pub use index::IndexProblem;
+pub use npy::{NpyMatrix, read_npy};
 pub use write::{TensorSpec, TensorWriter, default_metadata};

@@ -44,6 +44,8 @@ const fn row(
 const PAIRS: usize = 36 + 64 + 144;
 /// Gates (-1,-2), (-2,-1), (-3), (-1,-3) of dims 4-3-2.
 const FREE: usize = 36 + 36 + 16 + 64;
+/// Gates of 4-3-2 -> 2-3-2: as [`PAIRS`], but the last, on axes 4 and 3, halves its output.
+const RECTANGULAR: usize = 36 + 64 + 6 * 12;
 
 /// The table. Sites have sides of 6 to 24, which dims 4-3-2 fit, pad and truncate.
 pub const ROWS: &[Row] = &[
@@ -54,18 +56,22 @@ pub const ROWS: &[Row] = &[
     row("quanta", r#"{"dims": [4, 3, 2], "s": "circuit", "dropout": 0.3}"#, Start::Exact, true, |_, _| PAIRS),
     row(
         "quanta",
-        r#"{"dims": [4, 3, 2], "gates": [[-1, -2], [-2, -1], [-3], [-1, -3]], "s": "folded", "dropout": 0.2}"#,
+        r#"{"plan": "4-3-2: (-1,-2) (-2,-1) (-3) (-1,-3)", "s": "folded", "dropout": 0.2}"#,
         Start::Rounded,
         true,
         |_, _| FREE,
     ),
     row(
         "quanta",
-        r#"{"dims": [4, 3, 2], "gates": [[-1, -2], [-2, -1], [-3], [-1, -3]], "s": "circuit", "init": "identity"}"#,
+        r#"{"plan": "4-3-2: (-1,-2) (-2,-1) (-3) (-1,-3)", "s": "circuit", "init": "identity"}"#,
         Start::Exact,
         false,
         |_, _| FREE,
     ),
+    row("quanta", r#"{"plan": "4-3-2 -> 2-3-2", "s": "folded"}"#, Start::Rounded, true, |_, _| RECTANGULAR),
+    row("quanta", r#"{"plan": "4-3-2 -> 2-3-2", "s": "circuit", "dropout": 0.2}"#, Start::Exact, true, |_, _| {
+        RECTANGULAR
+    }),
     row("lora", r#"{"r": 1}"#, Start::Exact, true, |d_in, d_out| d_in + d_out),
     row("lora", r#"{"r": 4, "alpha": 6.0, "dropout": 0.3}"#, Start::Exact, true, |d_in, d_out| 4 * (d_in + d_out)),
 ];

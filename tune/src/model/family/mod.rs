@@ -20,10 +20,7 @@ pub struct Family {
 
 /// All families.
 pub const fn families() -> &'static [Family] {
-    &[
-        Family { model_type: "llama", read: llama::read },
-        Family { model_type: "qwen2", read: qwen2::read },
-    ]
+    &[Family { model_type: "llama", read: llama::read }, Family { model_type: "qwen2", read: qwen2::read }]
 }
 
 /// Reads a `config.json`; every unhandled attribute and every bad value is added to `problems`.
@@ -31,9 +28,12 @@ pub fn read_config(map: Map<String, Value>, problems: &Problems) -> Option<Model
     let mut section = Section::new("", map, problems);
     let model_type = section.string("model_type").required();
     let Some(family) = families().iter().find(|family| family.model_type == model_type) else {
-        if !model_type.is_empty() {
+        if problems.is_empty() {
             let known: Vec<&str> = families().iter().map(|family| family.model_type).collect();
-            section.problem("model_type", format!("`{model_type}` is not one of the families handled: {}", known.join(", ")));
+            section.problem(
+                "model_type",
+                format!("`{model_type}` is not one of the families handled: {}", known.join(", ")),
+            );
         }
         return None;
     };

@@ -6,18 +6,21 @@ use crate::config::Section;
 use crate::model::ModelConfig;
 use crate::ops::rope::{Rope, Scaling};
 
+/// Far above any model there is, and small enough that a product of three such sizes stays inside 64 bits.
+const LARGEST: usize = 1 << 20;
+
 /// Reads the keys that every family here shares; biases are left to the family.
 pub fn read(section: &mut Section, family: &'static str, tied_by_default: bool) -> ModelConfig {
-    let hidden_size = section.usize("hidden_size").at_least(1).required();
-    let heads = section.usize("num_attention_heads").at_least(1).required().max(1);
-    let kv_heads = section.usize("num_key_value_heads").at_least(1).or(heads).max(1);
-    if heads % kv_heads != 0 {
+    let hidden_size = section.usize("hidden_size").at_least(1).at_most(LARGEST).required();
+    let heads = section.usize("num_attention_heads").at_least(1).at_most(LARGEST).required().max(1);
+    let kv_heads = section.usize("num_key_value_heads").at_least(1).at_most(LARGEST).or(heads).max(1);
+    if !heads.is_multiple_of(kv_heads) {
         let message = format!("{kv_heads} key/value heads cannot share {heads} query heads evenly");
         section.problem("num_key_value_heads", message);
     }
-    let given = section.usize("head_dim").at_least(2).optional();
+    let given = section.usize("head_dim").at_least(2).at_most(1 << 16).optional();
     let head_dim = given.unwrap_or(hidden_size / heads);
-    if head_dim % 2 != 0 || (given.is_none() && hidden_size % heads != 0) {
+    if !head_dim.is_multiple_of(2) || (given.is_none() && !hidden_size.is_multiple_of(heads)) {
         let message = format!("hidden_size {hidden_size} over {heads} heads gives no even head size: set head_dim");
         section.problem("num_attention_heads", message);
     }
@@ -26,12 +29,12 @@ pub fn read(section: &mut Section, family: &'static str, tied_by_default: bool) 
     ModelConfig {
         family,
         hidden_size,
-        intermediate_size: section.usize("intermediate_size").at_least(1).required(),
-        layers: section.usize("num_hidden_layers").at_least(1).required(),
+        intermediate_size: section.usize("intermediate_size").at_least(1).at_most(LARGEST).required(),
+        layers: section.usize("num_hidden_layers").at_least(1).at_most(10_000).required(),
         heads,
         kv_heads,
         rope: rope(section, head_dim),
-        vocab_size: section.usize("vocab_size").at_least(1).required(),
+        vocab_size: section.usize("vocab_size").at_least(1).at_most(LARGEST).required(),
         norm_eps: section.f64("rms_norm_eps").positive().or(1e-6),
         tied: section.bool("tie_word_embeddings").or(tied_by_default),
         qkv_bias: false,
@@ -54,15 +57,18 @@ fn rope(section: &mut Section, head_dim: usize) -> Rope {
         let kind = part.string(key).or("default".to_owned());
         scaling = match kind.as_str() {
             "default" => Scaling::None,
-            "linear" => Scaling::Linear { factor: part.f64("factor").at_least(1.0).or(1.0) },
+            "linear" => Scaling::Linear { factor: part.f64("factor").at_least(1.0).required() },
             "llama3" => Scaling::Llama3 {
-                factor: part.f64("factor").at_least(1.0).or(1.0),
-                low_frequency_factor: part.f64("low_freq_factor").positive().or(1.0),
-                high_frequency_factor: part.f64("high_freq_factor").positive().or(4.0),
-                original_length: part.f64("original_max_position_embeddings").positive().or(8192.0),
+                factor: part.f64("factor").at_least(1.0).required(),
+                low_frequency_factor: part.f64("low_freq_factor").positive().required(),
+                high_frequency_factor: part.f64("high_freq_factor").positive().required(),
+                original_length: part.f64("original_max_position_embeddings").positive().required(),
             },
             other => {
-                part.problem(key, format!("`{other}` is not one of the rotary scalings handled: default, linear, llama3"));
+                part.problem(
+                    key,
+                    format!("`{other}` is not one of the rotary scalings handled: default, linear, llama3"),
+                );
                 // the other keys belong to the scaling that is refused
                 continue;
             }

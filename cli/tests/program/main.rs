@@ -1,0 +1,12 @@
+//! The program `quanta` as a user meets it: started as a process, judged by its exit code, its two outputs and the files it leaves.
+//!
+//! One binary for all of these tests, because linking costs more than running them. `fixture` makes model folders and data in a temporary folder; the
+//! mathematics is tested where it lives.
+
+mod broken_config;
+mod broken_files;
+mod fixture;
+mod peft;
+mod plan;
+mod selection;
+mod vertical;

@@ -1,0 +1,128 @@
+//! `quanta bench circuit`: the circuit's kernel beside the frozen linear of the same site and beside the einsum order, interleaved in one run.
+
+use std::time::Instant;
+
+use quanta_circuit::{Plan, apply, backward, instruction_set};
+
+use super::einsum_order::EinsumOrder;
+use crate::ops::{Storage, Weight};
+use crate::run::RunError;
+use crate::run::source::workspace;
+use crate::tensor::{Matrix, Real, Stream, Workspace};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct CircuitBench {
+    /// The circuit.
+    pub plan: Plan,
+    /// Input features of the site.
+    pub d_in: usize,
+    /// Output features of the site.
+    pub d_out: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Whether to compute in f64.
+    pub wide: bool,
+    /// Measurements of each; the median counts.
+    pub repeats: usize,
+    /// Threads; 0: one for each processor.
+    pub threads: usize,
+}
+
+/// Medians in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CircuitTimes {
+    /// Kernel path in use.
+    pub instruction_set: &'static str,
+    /// Threads in use.
+    pub threads: usize,
+    /// `y = x W^T`.
+    pub frozen_forward: f64,
+    /// `y = x W^T` and `dx = dy W`.
+    pub frozen_forward_backward: f64,
+    /// `y += T x`.
+    pub circuit_forward: f64,
+    /// `y += T x`, then the gradients of the input and of every gate.
+    pub circuit_forward_backward: f64,
+    /// As the two before, in einsum order with a copy for every gate, at the circuit's full width; none for rectangular plans.
+    pub einsum: Option<(f64, f64)>,
+}
+
+/// Measures a circuit.
+///
+/// # Errors
+/// When the threads cannot be started.
+pub fn circuit(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
+    if bench.wide { run::<f64>(bench) } else { run::<f32>(bench) }
+}
+
+fn run<T: Real>(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
+    let workspace = workspace::<T>(bench.threads)?;
+    let CircuitBench { plan, d_in, d_out, tokens, .. } = bench;
+    let (d_in, d_out, tokens) = (*d_in, *d_out, *tokens);
+    let mut stream = Stream::new(0, "bench", "circuit");
+    let mut numbers =
+        |count: usize, scale: f64| -> Vec<T> { (0..count).map(|_| T::from_f64(scale * stream.normal())).collect() };
+    let weight = Weight::new(Storage::Dense(numbers(d_out * d_in, 0.02)), d_out, d_in);
+    let gates = numbers(plan.parameters(), 0.1);
+    let (x, dy) = (
+        matrix(&workspace, tokens, &numbers(tokens * d_in, 1.0)),
+        matrix(&workspace, tokens, &numbers(tokens * d_out, 1.0)),
+    );
+    let square = plan.in_len() == plan.out_len();
+    let wide_x = numbers(if square { tokens * plan.in_len() } else { 0 }, 1.0);
+    let mut dgates = vec![T::ZERO; plan.parameters()];
+    let (mut y, mut dx) = (workspace.zeros(tokens, d_out), workspace.zeros(tokens, d_in));
+    let mut times: [Vec<f64>; 6] = Default::default();
+    workspace.run(|| {
+        // the first round warms caches and buffers and is not counted
+        for round in 0..=bench.repeats {
+            let mut measured = [0.0; 6];
+            measured[0] = seconds(|| drop(weight.forward(&x, &workspace)));
+            measured[1] = seconds(|| {
+                drop(weight.forward(&x, &workspace));
+                weight.backward(&dy, &mut dx, false, &workspace);
+            });
+            measured[2] = seconds(|| apply(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE));
+            measured[3] = seconds(|| {
+                apply(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE);
+                let dx = Some(dx.data_mut());
+                backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, Some(&mut dgates));
+            });
+            if square {
+                measured[4] = seconds(|| drop(EinsumOrder::forward(plan, &gates, &wide_x)));
+                measured[5] = seconds(|| drop(EinsumOrder::forward(plan, &gates, &wide_x).1.backward(&wide_x)));
+            }
+            if round > 0 {
+                times.iter_mut().zip(measured).for_each(|(list, time)| list.push(time));
+            }
+        }
+    });
+    let [f, fb, c, cb, e, eb] = times.map(median);
+    Ok(CircuitTimes {
+        instruction_set: instruction_set::<T>(),
+        threads: workspace.threads(),
+        frozen_forward: f,
+        frozen_forward_backward: fb,
+        circuit_forward: c,
+        circuit_forward_backward: cb,
+        einsum: square.then_some((e, eb)),
+    })
+}
+
+fn matrix<T: Real>(workspace: &Workspace<T>, rows: usize, values: &[T]) -> Matrix<T> {
+    let mut matrix = workspace.matrix(rows, values.len() / rows);
+    matrix.copy_from(values);
+    matrix
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let clock = Instant::now();
+    work();
+    clock.elapsed().as_secs_f64()
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
