@@ -66,7 +66,16 @@ fn main() -> ExitCode {
         // the reader of our output has seen enough
         return ExitCode::SUCCESS;
     }
-    eprintln!("quanta: {error:#}");
-    let code = error.downcast_ref::<RunError>().map_or(1, RunError::exit_code);
+    let code = match error.downcast_ref::<RunError>() {
+        // the library's messages hold their causes: the chain would say everything twice
+        Some(error) => {
+            eprintln!("quanta: {error}");
+            error.exit_code()
+        }
+        None => {
+            eprintln!("quanta: {error:#}");
+            1
+        }
+    };
     ExitCode::from(code)
 }

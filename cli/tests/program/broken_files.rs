@@ -220,6 +220,32 @@ fn adapter_folders_that_do_not_fit_are_refused_with_all_that_is_wrong() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_noticed() {
+    let workshop = Workshop::new();
+    workshop.write("train.toml", config(&[LORA]));
+    workshop.train("train.toml", "run", &["train.steps=1"]);
+    // the last element of the last tensor of the file
+    with_weights(&workshop, |bytes| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    workshop.refused(
+        &["merge", "run", "--out", "merged"],
+        1,
+        &["merged and adapted logits differ", "nothing was written"],
+    );
+    let output = workshop.start(&["train", "train.toml", "--out", "again"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("the loss of step 1 is not finite")
+            && message.contains("check the data and the model's weights"),
+        "{message}"
+    );
+    assert_eq!(workshop.names("again"), ["config.toml", "metrics.jsonl"], "no adapter of numbers that ran away");
+}
+
+#[test]
 fn an_adapter_of_another_model_is_refused() {
     let workshop = Workshop::new();
     workshop.add_model("llama_bf16_sharded", "other");

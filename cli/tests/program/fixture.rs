@@ -121,15 +121,15 @@ impl Workshop {
         scores
     }
 
-    /// Runs the program, which must refuse: the exit code, every one of `needles` on standard error, nothing on standard output, no panic, and not a file
-    /// or folder more, less or other than before. The message.
+    /// Runs the program, which must refuse: the exit code, every one of `needles` on standard error, nothing on standard output, no panic, nothing said twice, and not a
+    /// file or folder more, less or other than before. The message.
     pub fn refused(&self, arguments: &[&str], code: i32, needles: &[&str]) -> String {
         let before = self.files("");
         let output = self.start(arguments);
         let (out, err) = texts(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {err}");
         assert_eq!(out, "", "{arguments:?}: {err}");
-        assert!(!err.contains("panicked"), "{arguments:?}: {err}");
+        assert!(!err.contains("panicked") && !err.lines().any(is_doubled), "{arguments:?}: {err}");
         for needle in needles {
             assert!(err.contains(needle), "{arguments:?} should say `{needle}`: {err}");
         }
@@ -148,6 +148,11 @@ impl Workshop {
 fn texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (text(&output.stdout), text(&output.stderr))
+}
+
+/// Whether a line ends with the same words twice, as it does when a cause is printed both in a message and behind it.
+pub fn is_doubled(line: &str) -> bool {
+    line.match_indices(": ").any(|(at, colon)| line[..at].ends_with(&line[at + colon.len()..]))
 }
 
 /// The adapters most tests use; both fit the hidden size 64.

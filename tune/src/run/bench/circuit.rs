@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use quanta_circuit::{Plan, apply, backward, instruction_set};
+use quanta_circuit::{Plan, apply, backward, instruction_set, permuted};
 
-use super::einsum_order::EinsumOrder;
 use crate::ops::{Storage, Weight};
 use crate::run::RunError;
 use crate::run::source::workspace;
@@ -44,8 +43,10 @@ pub struct CircuitTimes {
     pub circuit_forward: f64,
     /// `y += T x`, then the gradients of the input and of every gate.
     pub circuit_forward_backward: f64,
-    /// As the two before, in einsum order with a copy for every gate, at the circuit's full width; none for rectangular plans.
-    pub einsum: Option<(f64, f64)>,
+    /// `y += T x` in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
+    pub einsum_forward: f64,
+    /// `y += T x` and the gradients in einsum order.
+    pub einsum_forward_backward: f64,
 }
 
 /// Measures a circuit.
@@ -53,10 +54,23 @@ pub struct CircuitTimes {
 /// # Errors
 /// When the threads cannot be started.
 pub fn circuit(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
-    if bench.wide { run::<f64>(bench) } else { run::<f32>(bench) }
+    if bench.wide {
+        run::<f64>(bench, permuted::apply, permuted::backward)
+    } else {
+        run::<f32>(bench, permuted::apply, permuted::backward)
+    }
 }
 
-fn run<T: Real>(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
+/// `apply` of a circuit, as [`quanta_circuit::apply`].
+type Apply<T> = fn(&Plan, &[T], &[T], usize, &mut [T], usize, T);
+/// Forward and backward of a circuit, as [`quanta_circuit::permuted::backward`].
+type Backward<T> = fn(&Plan, &[T], &[T], usize, &[T], usize, T, &mut [T], &mut [T]);
+
+fn run<T: Real>(
+    bench: &CircuitBench,
+    einsum: Apply<T>,
+    einsum_backward: Backward<T>,
+) -> Result<CircuitTimes, RunError> {
     let workspace = workspace::<T>(bench.threads)?;
     let CircuitBench { plan, d_in, d_out, tokens, .. } = bench;
     let (d_in, d_out, tokens) = (*d_in, *d_out, *tokens);
@@ -69,8 +83,6 @@ fn run<T: Real>(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
         matrix(&workspace, tokens, &numbers(tokens * d_in, 1.0)),
         matrix(&workspace, tokens, &numbers(tokens * d_out, 1.0)),
     );
-    let square = plan.in_len() == plan.out_len();
-    let wide_x = numbers(if square { tokens * plan.in_len() } else { 0 }, 1.0);
     let mut dgates = vec![T::ZERO; plan.parameters()];
     let (mut y, mut dx) = (workspace.zeros(tokens, d_out), workspace.zeros(tokens, d_in));
     let mut times: [Vec<f64>; 6] = Default::default();
@@ -89,10 +101,12 @@ fn run<T: Real>(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
                 let dx = Some(dx.data_mut());
                 backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, Some(&mut dgates));
             });
-            if square {
-                measured[4] = seconds(|| drop(EinsumOrder::forward(plan, &gates, &wide_x)));
-                measured[5] = seconds(|| drop(EinsumOrder::forward(plan, &gates, &wide_x).1.backward(&wide_x)));
-            }
+            measured[4] = seconds(|| einsum(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE));
+            // runs its forward itself and keeps what it needs, as automatic differentiation does
+            measured[5] = seconds(|| {
+                let dx = dx.data_mut();
+                einsum_backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, &mut dgates);
+            });
             if round > 0 {
                 times.iter_mut().zip(measured).for_each(|(list, time)| list.push(time));
             }
@@ -106,7 +120,8 @@ fn run<T: Real>(bench: &CircuitBench) -> Result<CircuitTimes, RunError> {
         frozen_forward_backward: fb,
         circuit_forward: c,
         circuit_forward_backward: cb,
-        einsum: square.then_some((e, eb)),
+        einsum_forward: e,
+        einsum_forward_backward: eb,
     })
 }
 
