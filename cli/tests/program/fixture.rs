@@ -23,7 +23,7 @@ impl Workshop {
     pub fn new() -> Self {
         let workshop = Self::empty();
         workshop.add_model("llama", "model");
-        workshop.write("sums.jsonl", &sums(24));
+        workshop.write("sums.jsonl", sums(24));
         workshop
     }
 

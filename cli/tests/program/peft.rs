@@ -57,6 +57,12 @@ const WRITTEN_BY_PEFT: &str = r#"{
   "velora_config": null
 }"#;
 
+/// A key of the configuration and its new value.
+type Change = (&'static str, Value);
+
+/// Changes, and the layers and modules that they choose.
+type Case<'a> = (&'a [Change], &'a [usize], &'a [&'a str]);
+
 /// Numbers in (-0.5, 0.5) that repeat late: enough to tell every element from every other.
 fn numbers(count: usize, from: u32) -> Vec<f32> {
     let mut state = from.wrapping_mul(2_654_435_761).wrapping_add(1);
@@ -82,7 +88,7 @@ fn factors(layers: &[usize], modules: &[&str]) -> Tensors {
 }
 
 /// A workshop with the folder `adapter`: PEFT's configuration with changes, and these tensors.
-fn workshop(changes: &[(&str, Value)], tensors: &Tensors) -> Workshop {
+fn workshop(changes: &[Change], tensors: &Tensors) -> Workshop {
     let workshop = Workshop::new();
     let mut map: Map<String, Value> = serde_json::from_str(WRITTEN_BY_PEFT).expect("PEFT's text");
     map.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
@@ -114,9 +120,8 @@ const QV: &[&str] = &["self_attn.q_proj", "self_attn.v_proj"];
 
 #[test]
 fn what_peft_writes_is_the_model_it_means() {
-    // changes of the configuration, and the layers and modules they choose
     let all = &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"][..];
-    let cases: [(&[(&str, Value)], &[usize], &[&str]); 5] = [
+    let cases: [Case; 5] = [
         (&[], &[0, 1], QV),
         (&[("target_modules", json!(".*self_attn\\.[qkvo]_proj"))], &[0, 1], all),
         (&[("layers_to_transform", json!(1)), ("layers_pattern", json!("layers"))], &[1], QV),
@@ -184,7 +189,7 @@ fn what_would_be_another_model_is_refused_by_name() {
 #[test]
 fn unknown_types_and_broken_configurations_are_refused() {
     let tensors = factors(&[0, 1], QV);
-    let refused = |change: (&str, Value), needles: &[&str]| {
+    let refused = |change: Change, needles: &[&str]| {
         workshop(&[change], &tensors).refused(&["score", "adapter", "--text", "ab"], 1, needles)
     };
     refused(("peft_type", json!("LORAX")), &["1 problem to mend", "`LORAX` is not one of", "did you mean `LORA`?"]);

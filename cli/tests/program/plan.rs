@@ -55,6 +55,9 @@ const LLAMA3_8B: Shape = Shape {
 const QV: &[&str] = &["q_proj", "v_proj"];
 const QKVUD: &[&str] = &["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"];
 
+/// Model, dims, sites, trainable parameters, percent of the base to the digits of the table.
+type Row<'a> = (&'a Shape, &'a [usize], &'a [&'a str], u64, &'a str);
+
 /// A folder that holds `model/config.json` and nothing else.
 fn bare(shape: &Shape) -> Workshop {
     let workshop = Workshop::empty();
@@ -85,8 +88,7 @@ fn percent(plan: &Value, digits: usize) -> String {
 
 #[test]
 fn quanta_has_the_counts_and_shares_of_the_papers_tables() {
-    // dims, sites, trainable parameters, percent of the base to the digits of the table
-    let rows: [(&Shape, &[usize], &[&str], u64, &str); 8] = [
+    let rows: [Row; 8] = [
         (&LLAMA2_7B, &[16, 8, 8, 4], QV, 2_752_512, "0.0408"),
         (&LLAMA2_7B, &[16, 16, 16], QV, 12_582_912, "0.187"),
         (&LLAMA2_7B, &[16, 16, 4, 4], QKVUD, 13_148_160, "0.1951"),
