@@ -19,7 +19,7 @@ use quanta_tune::run::RunError;
 
 /// Fine-tune Hugging Face models with QuanTA and the methods it is compared with.
 #[derive(Parser)]
-#[command(name = "quanta", version, propagate_version = true)]
+#[command(name = env!("CARGO_BIN_NAME"), version, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -3,7 +3,7 @@
 //! Before: a site is a frozen linear, `y = W0 x + b`. Attached: `y = W0 x + sum_i delta_i(x) + b`, each delta an [`Adapter`] that owns its parameters,
 //! writes its own forward and backward, and can state its update as a matrix. After: merged, `W = W0 + sum_i update_i`, a plain linear again.
 //!
-//! A method is one file here and one row in the table of [`method`]. Nothing in this room knows devices, files or models; nothing outside it knows a
+//! A method is one file here and one row in the table that makes [`Method`]. Nothing in this room knows devices, files or models; nothing outside it knows a
 //! method by name.
 
 mod gradients;

@@ -96,7 +96,7 @@ pub struct Selection {
 #[non_exhaustive]
 pub enum SelectionError {
     /// A listed name matches no site.
-    #[error("no site is called `{name}`{}; this model has {}", near(.nearest), .modules.join(", "))]
+    #[error("no site is called `{name}`{} (this model has {})", near(.nearest), .modules.join(", "))]
     UnknownName {
         /// The name as given.
         name: String,

@@ -98,6 +98,12 @@ pub enum RunError {
         /// Step and folder of the adapter saved last.
         saved: Option<(usize, PathBuf)>,
     },
+    /// A model computes no numbers.
+    #[error("the model gives token {position} no finite probability: its weights, or the adapter's, hold infinite values or NaN")]
+    ScoreNotFinite {
+        /// Position of the first such token.
+        position: usize,
+    },
     /// The merged model does not compute what the adapted one does.
     #[error(
         "merged and adapted logits differ by {difference:.1e} of their largest, more than {tolerance:.1e}: nothing was written"

@@ -69,6 +69,9 @@ pub fn score(
         ModelDtype::F64 => run::<f64>(&source, &tokens, dtype, threads)?,
         _ => run::<f32>(&source, &tokens, dtype, threads)?,
     };
+    if let Some(before) = score.log_probabilities.iter().position(|p| !p.is_finite()) {
+        return Err(RunError::ScoreNotFinite { position: before + 1 });
+    }
     let texts = tokenizer.map(|tokenizer| tokens.iter().map(|&token| tokenizer.token_text(token)).collect());
     Ok(ScoreReport { tokens, texts, score })
 }

@@ -182,6 +182,9 @@ pub fn fit<T: Real, E>(
         observe(model, Event::Step(event)).map_err(FitError::Observer)?;
         if (index + 1).is_multiple_of(eval_every) || index + 1 == total_steps {
             let Some(loss) = mean_loss(model, dev, eval_tokens, workspace) else { continue };
+            if !loss.is_finite() {
+                return Err(FitError::NotFinite(NotFinite::Validation { step: index + 1 }));
+            }
             let is_best = best.is_none_or(|best| loss < best.loss);
             let evaluation = EvaluationEvent { step: index + 1, loss, is_best };
             if is_best {

@@ -46,6 +46,12 @@ pub enum NotFinite {
         /// The step, counted from one.
         step: usize,
     },
+    /// The loss over the dev samples.
+    #[error("the validation loss after step {step} is not finite: lower the learning rate, or check the dev samples")]
+    Validation {
+        /// Steps taken.
+        step: usize,
+    },
     /// A gradient.
     #[error("the gradient at {site} is not finite in step {step}: lower the learning rate or set train.clip")]
     Gradient {
