@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub struct Arguments {
     /// The configuration
     config: PathBuf,
-    /// Override a key, such as --set data.max_length=512; may be repeated
+    /// Override a key, such as `--set data.max_length=512`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Samples shown of each part

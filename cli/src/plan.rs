@@ -14,7 +14,7 @@ use crate::text::{bytes, flops, grouped, line};
 pub struct Arguments {
     /// The configuration
     config: PathBuf,
-    /// Override a key, such as --set adapter.0.dims=[16,16,16]; may be repeated
+    /// Override a key, such as `--set adapter.0.dims=[16,16,16]`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Print JSON

@@ -18,10 +18,10 @@ use crate::text::{bytes, grouped};
 pub struct Arguments {
     /// The configuration
     config: PathBuf,
-    /// Override a key, such as --set train.lr=1e-3; may be repeated
+    /// Override a key, such as `--set train.lr=1e-3`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// The run folder; must not exist. Without it: runs/<name of the configuration>
+    /// The run folder; must not exist. Without it: runs/ and the configuration's name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the summary as JSON

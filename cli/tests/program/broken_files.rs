@@ -271,3 +271,14 @@ fn an_adapter_of_another_model_is_refused() {
     workshop.refused(&["score", "run", "--text", "ab"], 1, &["model/config.json"]);
     assert_eq!(workshop.score("run", "1,2,3", &["--base", "moved"]).len(), 2);
 }
+
+#[test]
+fn a_model_without_numbers_is_not_scored() {
+    let workshop = Workshop::new();
+    // the last tensor's last value, little-endian f32: NaN
+    with_weights(&workshop, |bytes| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    workshop.refused(&["score", "model", "--tokens", "1,2,3"], 1, &["no finite probability"]);
+}

@@ -15,7 +15,7 @@ pub struct Layer<T: Real> {
     pub attention_norm: Vec<T>,
     /// Weight of the norm before the MLP, `[hidden]`.
     pub mlp_norm: Vec<T>,
-    /// Queries, keys, values, attention output, gate, up, down: the order of [`super::config::MODULES`].
+    /// Queries, keys, values, attention output, gate, up, down: the order of [`MODULES`](super::MODULES).
     pub linears: [Linear<T>; 7],
     /// Query heads.
     pub heads: usize,

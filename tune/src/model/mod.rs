@@ -14,7 +14,7 @@ mod linear;
 mod load;
 
 pub use attach::{AttachError, Attachment, resolve};
-pub use config::ModelConfig;
+pub use config::{MODULES, ModelConfig};
 pub use cost::{Cost, Training};
 pub use decoder::Decoder;
 pub use family::{families, read_config};

@@ -181,7 +181,7 @@ fn widen_bf16(bytes: [u8; 2]) -> f32 {
 /// An `f64` rounded once to `bf16`.
 ///
 /// Going through the nearest `f32` would round twice: 1 + 2^-8 + 2^-40 becomes the tie 1 + 2^-8 in `f32` and then falls to 1, where 1 + 2^-7 is nearest.
-/// (`bf16::from_f64` of the half crate drops the low 32 bits of the significand and falls to 1 as well.) See [`round_to_odd`].
+/// (`bf16::from_f64` of the half crate drops the low 32 bits of the significand and falls to 1 as well.)
 pub fn round_to_bf16(value: f64) -> bf16 {
     bf16::from_f32(round_to_odd(value))
 }
