@@ -5,6 +5,7 @@
 
 mod broken_config;
 mod broken_files;
+mod circuit;
 mod fixture;
 mod peft;
 mod plan;

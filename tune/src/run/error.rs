@@ -99,7 +99,9 @@ pub enum RunError {
         saved: Option<(usize, PathBuf)>,
     },
     /// A model computes no numbers.
-    #[error("the model gives token {position} no finite probability: its weights, or the adapter's, hold infinite values or NaN")]
+    #[error(
+        "the model gives token {position} no finite probability: its weights, or the adapter's, hold infinite values or NaN"
+    )]
     ScoreNotFinite {
         /// Position of the first such token.
         position: usize,
