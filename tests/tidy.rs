@@ -11,6 +11,9 @@ const ROOMS: [&str; 11] =
 /// Longest file, in lines.
 const LONGEST: usize = 500;
 
+/// Longest function, in lines.
+const LONGEST_FUNCTION: usize = 70;
+
 /// Where unsafe code may stand besides the circuit's kernels.
 const UNSAFE_FILES: [&str; 2] = ["tune/src/tensor/gemm.rs", "tune/src/weights/mmap.rs"];
 
@@ -108,6 +111,34 @@ fn files_say_what_they_are_and_stay_small() {
         let stem = Path::new(&name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if ["utils", "util", "common", "helpers", "manager", "misc"].contains(&stem.as_str()) {
             complaints.push(format!("{name}: name the idea, not the drawer"));
+        }
+    }
+    report(complaints);
+}
+
+#[test]
+fn functions_stay_short() {
+    let mut complaints = Vec::new();
+    for (name, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (start, line) in lines.iter().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let head = line
+                .trim_start()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ");
+            if !head.starts_with("fn ") && !head.starts_with(concat!("unsafe", " fn "))
+                || line.trim_end().ends_with(';')
+            {
+                continue;
+            }
+            // formatted code closes a function at the indentation it opened with
+            let closing = format!("{}}}", " ".repeat(indent));
+            let length = lines[start..].iter().position(|line| *line == closing).map_or(0, |end| end + 1);
+            if length > LONGEST_FUNCTION {
+                complaints.push(format!("{name}:{}: {length} lines in one function", start + 1));
+            }
         }
     }
     report(complaints);

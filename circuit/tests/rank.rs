@@ -1,13 +1,13 @@
 //! Theorem 6.2 on many circuits, exactly: the rank over a prime field lies within the bounds.
 //!
-//! `QUANTA_RANK_CASES` sets the number of circuits (500 by default, 10000 for the full check, which wants a release build).
+//! `QUANTA_RANK_CASES` sets the number of circuits (10,000 by default).
 
 use quanta_circuit::Plan;
 use quanta_circuit::theory::rank::{PRIME, bounds, exact_operator, exact_rank};
 
 #[test]
 fn exact_rank_lies_within_the_bounds() {
-    let cases: usize = std::env::var("QUANTA_RANK_CASES").map_or(500, |cases| cases.parse().unwrap());
+    let cases: usize = std::env::var("QUANTA_RANK_CASES").map_or(10_000, |cases| cases.parse().unwrap());
     let mut state = 1u64;
     let mut below = |limit: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
