@@ -63,11 +63,16 @@ fn rooms_import_only_from_lower_rooms() {
             assert_eq!(room, "lib", "{name} lies in a room that the order does not know");
             continue;
         };
-        for line in code(&text) {
-            for above in &ROOMS[height + 1..] {
-                if line.contains(&format!("crate::{above}::")) {
-                    complaints.push(format!("{name}: {room} imports from {above}: {}", line.trim()));
-                }
+        let body: String = code(&text).collect::<Vec<_>>().join(" ").split_whitespace().collect();
+        for above in &ROOMS[height + 1..] {
+            // `crate::run::x`, `crate::run;` and `crate::{run::x}` alike
+            let direct = [":", ";", ","].iter().any(|end| body.contains(&format!("crate::{above}{end}")));
+            let grouped = body.split("crate::{").skip(1).any(|group| {
+                let group = group.split(';').next().unwrap_or_default();
+                group.split([',', '{', '}']).any(|item| item == *above || item.starts_with(&format!("{above}::")))
+            });
+            if direct || grouped {
+                complaints.push(format!("{name}: {room} imports from {above}"));
             }
         }
     }

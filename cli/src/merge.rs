@@ -60,5 +60,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         "largest difference of logits, relative to the largest: merged and adapted {:.1e} (at most {:.0e} is rounding), adapted and base {:.1e}",
         report.difference, report.tolerance, report.effect
     )?;
+    if report.difference >= report.effect {
+        writeln!(
+            out,
+            "rounding to {} changes more than the adapter does: merge with --dtype f32 to keep what was learned",
+            report.dtype
+        )?;
+    }
     Ok(())
 }

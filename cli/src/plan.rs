@@ -83,28 +83,7 @@ fn print_text(report: &PlanReport) -> Result<()> {
     );
     line(&mut out, "model", &shape)?;
     for adapter in &report.adapters {
-        let sites = format!(
-            "{} on {} sites, {} parameters",
-            adapter.method,
-            adapter.sites.len(),
-            grouped(adapter.parameters())
-        );
-        line(&mut out, "adapter", &sites)?;
-        for shape in &adapter.shapes {
-            let text = format!(
-                "{} [{}, {}] x {}: {} parameters, {} a token",
-                shape.module,
-                shape.d_out,
-                shape.d_in,
-                shape.sites,
-                grouped(shape.parameters),
-                flops(shape.flops_per_token)
-            );
-            line(&mut out, "  site", &text)?;
-        }
-        for (label, text) in adapter.shapes.first().map_or(&[][..], |shape| &shape.description) {
-            line(&mut out, &format!("  {label}"), text)?;
-        }
+        print_adapter(&mut out, adapter)?;
     }
     let trainable = format!(
         "{} parameters = {:.4} % of the base, {:.4} % of base and adapters",
@@ -137,5 +116,33 @@ fn print_text(report: &PlanReport) -> Result<()> {
         grouped(report.training.labels)
     );
     line(&mut out, "", &micro_batch)?;
+    Ok(())
+}
+
+/// One entry: its sites by shape, then what the method says of them, each thing once.
+fn print_adapter(out: &mut impl Write, adapter: &PlannedAdapter) -> Result<()> {
+    let sites =
+        format!("{} on {} sites, {} parameters", adapter.method, adapter.sites.len(), grouped(adapter.parameters()));
+    line(out, "adapter", &sites)?;
+    for shape in &adapter.shapes {
+        let text = format!(
+            "{} [{}, {}] x {}: {} parameters, {} a token",
+            shape.module,
+            shape.d_out,
+            shape.d_in,
+            shape.sites,
+            grouped(shape.parameters),
+            flops(shape.flops_per_token)
+        );
+        line(out, "  site", &text)?;
+    }
+    // what is the same for all shapes is said once
+    let mut said = Vec::new();
+    for entry in adapter.shapes.iter().flat_map(|shape| &shape.description) {
+        if !said.contains(&entry) {
+            line(out, &format!("  {}", entry.0), &entry.1)?;
+            said.push(entry);
+        }
+    }
     Ok(())
 }

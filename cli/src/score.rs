@@ -19,9 +19,9 @@ pub struct Arguments {
     /// Where an adapter's base model lies, if not where the adapter says
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Type of compute and of the weights in memory
-    #[arg(long, value_enum, default_value_t = DtypeArgument::Auto)]
-    dtype: DtypeArgument,
+    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArgument>,
     /// Threads; 0: one for each processor
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Input { file: Some(file), .. } => ScoreInput::File(file.clone()),
         _ => anyhow::bail!("one of --text, --tokens and --file"),
     };
-    let dtype: Dtype = arguments.dtype.into();
+    let dtype = arguments.dtype.map(Dtype::from);
     let report = score(&arguments.folder, arguments.base.as_deref(), &input, dtype, arguments.threads)?;
     if arguments.json { print_json(&report) } else { print_table(&report) }
 }

@@ -57,6 +57,7 @@ fn adapted<T: Real>(methods: &[Method], shape: [usize; 2], stored_bf16: bool, si
         linear.attach(method.attach(&site(shape), &base, SEED, slot), slot, slot);
         move_parameters(linear.attached_mut()[slot].adapter.as_mut(), size, &format!("move {slot}"));
     }
+    linear.fold();
     linear
 }
 

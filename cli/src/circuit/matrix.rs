@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use quanta_circuit::Plan;
 use quanta_circuit::theory::Effort;
+use quanta_tune::run::RunError;
 use quanta_tune::run::circuit::{
-    approximate_matrix, decompose_matrix, random_gates, rank as ranks_of, read_gates, read_matrix, write_gates,
+    approximate_matrix, check_size, decompose_matrix, random_gates, rank as ranks_of, read_gates, read_matrix,
+    write_gates,
 };
 use serde_json::json;
 
@@ -44,6 +46,12 @@ pub struct DecomposeArguments {
 
 pub fn decompose(arguments: &DecomposeArguments) -> Result<()> {
     let matrix = read_matrix(&arguments.source.matrix, arguments.source.tensor.as_deref())?;
+    if Plan::all_pairs(arguments.dims.in_dims()).as_ref() != Ok(&arguments.dims) {
+        return Err(RunError::Usage(
+            "--dims takes axes alone, such as 4-2-2: which gates there are is what decompose finds".into(),
+        )
+        .into());
+    }
     let (found, error) = decompose_matrix(&matrix, arguments.dims.in_dims(), arguments.real)?;
     if let Some(path) = &arguments.out {
         write_gates(path, &found.plan, &found.real, found.imaginary.as_deref())?;
@@ -60,7 +68,11 @@ pub fn decompose(arguments: &DecomposeArguments) -> Result<()> {
         return Ok(());
     }
     let kind = if complex { "complex, because the determinant is negative" } else { "real" };
-    line(&mut out, "gates", &format!("{} ({kind}), {share:.3} of the squared size", grouped(gates)))?;
+    line(
+        &mut out,
+        "gates",
+        &format!("{} ({kind}), {share:.3} times the number of the matrix's values", grouped(gates)),
+    )?;
     line(&mut out, "parameters", &grouped(found.plan.parameters()))?;
     if found.raised > 0 {
         let text = format!("{} singular values, because no circuit has this rank", found.raised);
@@ -93,7 +105,10 @@ pub struct RankArguments {
 pub fn rank(arguments: &RankArguments) -> Result<()> {
     let (plan, gates) = match (&arguments.gates, &arguments.plan) {
         (Some(path), plan) => read_gates(path, &arguments.prefix, plan.clone())?,
-        (None, Some(plan)) => (plan.clone(), random_gates(plan, arguments.seed)),
+        (None, Some(plan)) => {
+            check_size(plan, 4)?;
+            (plan.clone(), random_gates(plan, arguments.seed))
+        }
         (None, None) => anyhow::bail!("a file of gates or --plan"),
     };
     let report = ranks_of(&plan, &gates)?;

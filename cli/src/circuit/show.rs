@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use quanta_circuit::Plan;
 use quanta_tune::run::RunError;
+use quanta_tune::run::circuit::check_size;
 use quanta_tune::weights::write_file;
 use serde_json::json;
 
@@ -40,6 +41,7 @@ pub fn show(arguments: &ShowArguments) -> Result<()> {
     if d_in == 0 || d_out == 0 {
         return Err(RunError::Usage("a site has at least one input and one output feature".into()).into());
     }
+    check_size(given, 0)?;
     let live = given.live_parameters(d_in, d_out).into_iter().filter(|live| *live).count();
     let trimmed = given.trimmed(d_in, d_out).plan;
     let plan = if arguments.trim { &trimmed } else { given };

@@ -105,7 +105,7 @@ fn adapters_that_do_not_fit_the_model_are_all_named() {
         "adapter.2: no site is called `lm_head`",
         "adapter.3: layer 2 does not exist: the model has layers 0 to 1",
         "adapter.4: `(q_proj` is not a regular expression",
-        "adapter.5: the pattern `query.*` matches none of the model's sites, such as `model.layers.0.self_attn.q_proj`",
+        "adapter.5: the pattern `query.*` matches none of the model's sites as a whole, such as `model.layers.0.self_attn.q_proj`",
     ];
     workshop.refused_training(&config(&entries), 2, &needles);
     workshop.refused(&["plan", "refused.toml"], 2, &needles);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::fixture::{QUANTA, Workshop, config, read_tensors, sums};
+use super::fixture::{LORA, QUANTA, Workshop, config, read_tensors, sums};
 
 /// The adapted modules in the run's adapter file, by their path below `model.layers`.
 fn adapted(workshop: &Workshop, run: &str) -> BTreeSet<String> {
@@ -152,4 +152,26 @@ fn the_methods_are_listed() {
     assert!(names.contains(&"quanta") && names.contains(&"lora"), "{listed}");
     let text = workshop.run(&["methods"]);
     assert!(names.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn the_documentation_lists_every_key_of_a_complete_configuration() {
+    let workshop = Workshop::new();
+    workshop.write("both.toml", config(&[QUANTA, LORA]));
+    workshop.train("both.toml", "run", &["train.steps=1", "data.dev=2", "adapter.0.layers=[0]"]);
+    let manual =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md")).expect("docs/config.md");
+    let mut section = String::new();
+    let mut keys = 0;
+    for line in workshop.read("run/config.toml").lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_matches(['[', ']']));
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            keys += 1;
+            // a method's own keys stand in the method's table, without a section
+            let listed = [format!("`{section}{key}`"), format!("| `{key}` |")].iter().any(|form| manual.contains(form));
+            assert!(listed, "{section}{key} is not in docs/config.md");
+        }
+    }
+    assert!(keys > 30, "the whole configuration was read");
 }

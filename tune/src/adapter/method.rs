@@ -35,6 +35,10 @@ pub trait Settings: Sized {
     fn parameters(&self, site: &Site) -> usize;
     /// Floating-point operations of one application to one token.
     fn flops_per_token(&self, site: &Site) -> u64;
+    /// Operations of backward for one token: the input's gradient and the parameters'. Two products for each of forward's unless a method knows better.
+    fn backward_flops_per_token(&self, site: &Site) -> u64 {
+        2 * self.flops_per_token(site)
+    }
     /// What `quanta plan` says of a site: labels and texts.
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)>;
     /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
@@ -120,6 +124,10 @@ macro_rules! methods {
             /// See [`Settings::flops_per_token`].
             pub fn flops_per_token(&self, site: &Site) -> u64 {
                 match self { $(Self::$method(settings) => settings.flops_per_token(site)),* }
+            }
+            /// See [`Settings::backward_flops_per_token`].
+            pub fn backward_flops_per_token(&self, site: &Site) -> u64 {
+                match self { $(Self::$method(settings) => settings.backward_flops_per_token(site)),* }
             }
             /// See [`Settings::describe`].
             pub fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {

@@ -169,11 +169,18 @@ impl Settings for Quanta {
         self.plan.parameters()
     }
 
-    fn flops_per_token(&self, _: &Site) -> u64 {
-        self.plan.flops_per_token()
+    fn flops_per_token(&self, site: &Site) -> u64 {
+        let once = self.plan.cost(site.d_in, site.d_out, size_of::<f32>()).forward_flops;
+        if self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform { 2 * once } else { once }
     }
 
-    fn describe(&self, _: &Site) -> Vec<(&'static str, String)> {
+    fn backward_flops_per_token(&self, site: &Site) -> u64 {
+        let cost = self.plan.cost(site.d_in, site.d_out, size_of::<f32>());
+        let frozen = self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform;
+        cost.backward_flops + if frozen { cost.forward_flops } else { 0 }
+    }
+
+    fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let gates: Vec<String> = self
             .plan
             .gates()
@@ -183,7 +190,20 @@ impl Settings for Quanta {
                 format!("({}) {}x{}", axes.join(","), gate.rows(), gate.cols())
             })
             .collect();
-        vec![("plan", self.plan.to_string()), ("gates", gates.join(", ")), ("einsum", self.plan.einsum_apply())]
+        let mut description =
+            vec![("plan", self.plan.to_string()), ("gates", gates.join(", ")), ("einsum", self.plan.einsum_apply())];
+        // counting walks every gate and every feature once: only for circuits that a machine could train
+        let countable = self.plan.parameters().max(self.plan.in_len()).max(self.plan.out_len()) <= 1 << 24;
+        let live = || self.plan.live_parameters(site.d_in, site.d_out).into_iter().filter(|live| *live).count();
+        let dead = if countable { self.plan.parameters() - live() } else { 0 };
+        if dead > 0 {
+            let module = site.module();
+            let text = format!(
+                "{dead} parameters of each {module} never receive a gradient: the site is smaller than the circuit"
+            );
+            description.push(("unused", text));
+        }
+        description
     }
 
     fn layout(&self, _: &Site) -> Vec<Tensor> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use regex::Regex;
+use serde_json::Value;
 use thiserror::Error;
 
 /// A linear layer of a model: `y = W x + b`, `W [d_out, d_in]`.
@@ -72,6 +73,21 @@ impl Layers {
         Ok(Self(Some(layers)))
     }
 
+    /// Reads what a configuration holds: nothing (all layers), a layer, a list of layers, or text for [`Self::parse`].
+    ///
+    /// # Errors
+    /// With what was expected.
+    pub fn from_value(value: Option<Value>) -> Result<Self, String> {
+        match value {
+            None => Ok(Self::default()),
+            Some(Value::String(text)) => Self::parse(&text),
+            Some(Value::Number(layer)) if layer.is_u64() => Ok(Self::only(layer.as_u64().map(|layer| layer as usize))),
+            Some(other) => serde_json::from_value::<Vec<usize>>(other)
+                .map(Self::only)
+                .map_err(|_| "is a layer, a list of layers, or text such as \"0-15,20\"".to_owned()),
+        }
+    }
+
     /// The chosen layers in ascending order, or none for all.
     pub fn list(&self) -> Option<Vec<usize>> {
         self.0.as_ref().map(|set| set.iter().copied().collect())
@@ -114,7 +130,9 @@ pub enum SelectionError {
         reason: String,
     },
     /// The pattern matches nothing.
-    #[error("the pattern `{pattern}` matches none of the model's sites, such as `{example}`")]
+    #[error(
+        "the pattern `{pattern}` matches none of the model's sites as a whole, such as `{example}`; modules are named in a list, [\"q_proj\"]"
+    )]
     NoMatch {
         /// The pattern as given.
         pattern: String,

@@ -102,7 +102,7 @@ fn is_companion(name: &str) -> bool {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(value).expect("a value is JSON");
     text.push('\n');
     Ok(write_file(path, text.as_bytes())?)
 }

@@ -54,7 +54,7 @@ impl AdapterConfig {
             map.insert("quanta_format".to_owned(), json!(FORMAT));
             map.insert("dtype".to_owned(), json!(dtype.config_name()));
         }
-        let mut text = serde_json::to_string_pretty(&sorted(map)).unwrap_or_default();
+        let mut text = serde_json::to_string_pretty(&sorted(map)).expect("a map with text keys is JSON");
         text.push('\n');
         text
     }
@@ -104,17 +104,10 @@ impl AdapterConfig {
             (texts, false) => Sites::from_text(texts.first().map_or("", String::as_str)),
             (names, true) => Sites::Names(names),
         };
-        let layers = match section.value("layers_to_transform") {
-            None => Layers::default(),
-            Some(Value::Number(layer)) => Layers::only(layer.as_u64().map(|layer| layer as usize)),
-            Some(other) => match serde_json::from_value::<Vec<usize>>(other) {
-                Ok(list) => Layers::only(list),
-                Err(_) => {
-                    section.problem("layers_to_transform", "is a layer or a list of layers");
-                    Layers::default()
-                }
-            },
-        };
+        let layers = Layers::from_value(section.value("layers_to_transform")).unwrap_or_else(|message| {
+            section.problem("layers_to_transform", message);
+            Layers::default()
+        });
         for key in
             ["modules_to_save", "exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"]
         {

@@ -40,6 +40,16 @@ pub enum AttachError {
     },
 }
 
+impl AttachError {
+    /// What is wrong, without the entry it is wrong with.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Selection { error, .. } => error.to_string(),
+            Self::Settings { reason, others, .. } => format!("{reason}{}", more(*others)),
+        }
+    }
+}
+
 fn more(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" (and {count} more sites)") }
 }
@@ -92,6 +102,8 @@ impl<T: Real> Decoder<T> {
                 slot += 1;
             }
         }
+        // every adapter saw the file's W0; the folds follow together
+        linears.into_iter().filter(|linear| linear.trains()).for_each(Linear::fold);
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ pub struct Cost {
     pub adapter_flops: u64,
     /// Bytes of the frozen weights.
     pub weight_bytes: u64,
-    /// Bytes of the adapters' parameters, gradients and optimiser moments.
+    /// Bytes of the adapters' parameters, trainable and frozen, gradients and optimiser moments.
     pub adapter_bytes: u64,
     /// Bytes that forward keeps for backward.
     pub saved_bytes: u64,
@@ -48,6 +48,17 @@ impl Cost {
         self.weight_bytes + self.adapter_bytes + self.saved_bytes + self.working_bytes
     }
 
+    /// What takes most of [`Self::peak_bytes`].
+    pub fn largest_part(&self) -> &'static str {
+        let parts = [
+            (self.weight_bytes, "the model's weights"),
+            (self.adapter_bytes, "the adapters, their gradients and moments"),
+            (self.saved_bytes, "what forward keeps for backward"),
+            (self.working_bytes, "temporaries"),
+        ];
+        parts.into_iter().max_by_key(|part| part.0).map_or("", |part| part.1)
+    }
+
     /// The cost of training `attachments`, attached to the sites of `chosen`.
     pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
         let sites = config.sites();
@@ -59,8 +70,11 @@ impl Cost {
         // scores and their product with the values, over half the square; backward computes the scores again and four products
         let attention = (4 * config.heads * config.head_dim() * run.length.div_ceil(2)) as u64;
         let forward = linear + attention;
-        let trainable: u64 = pairs().map(|(method, site)| method.parameters(site) as u64).sum();
+        let pieces = || pairs().flat_map(|(method, site)| method.layout(site));
+        let numbers =
+            |trainable| -> u64 { pieces().filter(|t| t.trainable == trainable).map(|t| t.elements() as u64).sum() };
         let adapter: u64 = pairs().map(|(method, site)| method.flops_per_token(site)).sum();
+        let adapter_backward: u64 = pairs().map(|(method, site)| method.backward_flops_per_token(site)).sum();
         let number = run.number_bytes as u64;
         let matrices = config.parameters() as u64 * run.weight_bytes as u64;
         let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
@@ -72,10 +86,10 @@ impl Cost {
             forward_flops: layers * forward + if run.recompute { kept * forward } else { 0 },
             backward_flops: kept * (linear + attention * 5 / 2),
             head_flops: 4 * (config.vocab_size * config.hidden_size) as u64,
-            adapter_flops: if run.recompute { 4 * adapter } else { 3 * adapter },
+            adapter_flops: adapter_backward + if run.recompute { 2 * adapter } else { adapter },
             weight_bytes: matrices,
-            // parameters twice for the best so far, gradients, two moments
-            adapter_bytes: trainable * number * 5,
+            // what trains has a gradient and two moments beside it
+            adapter_bytes: number * (4 * numbers(true) + numbers(false)),
             saved_bytes: if run.recompute { number * tokens * d * kept + layer_bytes } else { layer_bytes * kept },
             working_bytes: logits.max(number * tokens * (3 * d + 2 * ff)) + number * tokens * config.head_dim() as u64,
         }

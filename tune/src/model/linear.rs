@@ -71,11 +71,20 @@ impl<T: Real> Linear<T> {
         &mut self.attached
     }
 
-    /// Attaches an adapter, folding into the weight what it asks to have folded.
-    pub fn attach(&mut self, adapter: Box<dyn Adapter<T>>, slot: usize, entry: usize) {
-        if let Some(fold) = adapter.fold() {
-            self.weight = self.weight.plus(&fold);
+    /// Adds to the weight, rounded once, what the attached adapters ask to have folded.
+    pub fn fold(&mut self) {
+        let folds = self.attached.iter().filter_map(|attached| attached.adapter.fold());
+        let total = folds.reduce(|mut total, fold| {
+            total.iter_mut().zip(fold).for_each(|(total, fold)| *total += fold);
+            total
+        });
+        if let Some(total) = total {
+            self.weight = self.weight.plus(&total);
         }
+    }
+
+    /// Attaches an adapter; [`Self::fold`] follows once when all are attached.
+    pub fn attach(&mut self, adapter: Box<dyn Adapter<T>>, slot: usize, entry: usize) {
         self.attached.push(Attached { adapter, slot, entry });
     }
 

@@ -8,9 +8,21 @@ use quanta_circuit::theory::universality::{Decomposition, Field, decompose};
 use quanta_circuit::theory::{Approximation, Effort, approximate};
 use quanta_circuit::{Plan, init};
 
-use super::RunError;
+use super::{RunError, memory};
 use crate::tensor::Stream;
 use crate::weights::{Dtype, TensorFiles, TensorSpec, TensorWriter, read_npy};
+
+/// Refuses a plan whose gates, or `matrices` copies of its operator, do not fit in memory.
+///
+/// # Errors
+/// [`RunError::TooLarge`].
+pub fn check_size(plan: &Plan, matrices: u64) -> Result<(), RunError> {
+    let length = |dims: &Vec<usize>| dims.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64));
+    let widest = plan.stages().iter().map(length).max().unwrap_or(0);
+    let operator = widest.saturating_mul(plan.in_len() as u64).saturating_mul(matrices);
+    let gates = (plan.parameters() as u64).saturating_mul(4);
+    memory::check_bytes(gates.saturating_add(operator).saturating_add(widest.saturating_mul(8)).saturating_mul(8))
+}
 
 /// A matrix read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +103,7 @@ pub fn read_gates(path: &Path, prefix: &str, plan: Option<Plan>) -> Result<(Plan
         }
         (None, None) => return Err(RunError::Usage(format!("{} says no plan: give one with --plan", path.display()))),
     };
+    check_size(&plan, 0)?;
     let mut gates = Vec::with_capacity(plan.parameters());
     for (index, gate) in plan.gates().iter().enumerate() {
         let name = format!("{prefix}{index}");
@@ -132,6 +145,7 @@ pub fn decompose_matrix(
 /// # Errors
 /// When the values are not finite.
 pub fn rank(plan: &Plan, gates: &[f64]) -> Result<RankReport, RunError> {
+    check_size(plan, 4)?;
     report(plan, gates).map_err(|error| RunError::Theory(error.to_string()))
 }
 

@@ -11,7 +11,7 @@ use crate::data::batch::Weighting;
 use crate::data::encode::{Options, Truncation};
 use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
-use crate::model::{Attachment, StoredAs};
+use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
 /// Version of the run folder's layout and of its `config.toml`.
@@ -105,7 +105,9 @@ impl RunConfig {
         let dtype = model.one_of("dtype", &ModelDtype::NAMES).or(ModelDtype::Auto);
         model.finish();
         let data = top.section("data").map(read_data);
-        let attachments: Vec<Attachment> = top.sections("adapter").into_iter().filter_map(read_adapter).collect();
+        let entries: Vec<Option<Attachment>> = top.sections("adapter").into_iter().map(read_adapter).collect();
+        check_fit(&model_path, &entries, problems);
+        let attachments = entries.into_iter().flatten().collect();
         if top.value("adapter").is_none_or(|value| value.as_array().is_some_and(Vec::is_empty)) {
             top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
         }
@@ -140,7 +142,8 @@ impl RunConfig {
         top.insert("adapter".into(), Value::Array(self.attachments.iter().map(write_adapter).collect()));
         top.insert("train".into(), self.write_train());
         without_null(&mut top);
-        toml::to_string(&top).unwrap_or_default()
+        // text keys, no null, and numbers, texts, lists and tables as values: all of them TOML
+        toml::to_string(&top).expect("a configuration is TOML")
     }
 
     fn write_train(&self) -> Value {
@@ -157,6 +160,19 @@ impl RunConfig {
             "beta1": fit.adamw.beta1, "beta2": fit.adamw.beta2, "epsilon": fit.adamw.epsilon,
             "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute, "seed": fit.seed, "threads": self.threads,
         })
+    }
+}
+
+/// Reports, with the configuration's other problems, adapters that do not fit the model, where its `config.json` can be read already; the command that loads it
+/// reports one that cannot.
+fn check_fit(model: &Path, entries: &[Option<Attachment>], problems: &Problems) {
+    let Ok(model) = read_folder_config(model) else { return };
+    let sites = model.sites();
+    for (index, entry) in entries.iter().enumerate() {
+        let Some(entry) = entry else { continue };
+        for error in resolve(std::slice::from_ref(entry), &sites).err().into_iter().flatten() {
+            problems.add(format!("adapter.{index}"), error.reason());
+        }
     }
 }
 
@@ -200,7 +216,10 @@ fn write_data(data: &DataSettings) -> Value {
     })
 }
 
+/// An entry, unless something is wrong with it.
 fn read_adapter(mut section: Section) -> Option<Attachment> {
+    let problems = section.problems().clone();
+    let before = problems.len();
     let name = section.string("type").must("must not be empty", |text| !text.is_empty()).required();
     let sites = match section.strings_or_string("sites").optional() {
         Some((texts, false)) => Sites::from_text(texts.first().map_or("", String::as_str)),
@@ -212,20 +231,10 @@ fn read_adapter(mut section: Section) -> Option<Attachment> {
             Sites::AllLinear
         }
     };
-    let layers = match section.value("layers") {
-        None => Layers::default(),
-        Some(Value::String(text)) => Layers::parse(&text).unwrap_or_else(|message| {
-            section.problem("layers", message);
-            Layers::default()
-        }),
-        Some(other) => match serde_json::from_value::<Vec<usize>>(other) {
-            Ok(list) => Layers::only(list),
-            Err(_) => {
-                section.problem("layers", "is a list of layers, or text such as \"0-15,20\"");
-                Layers::default()
-            }
-        },
-    };
+    let layers = Layers::from_value(section.value("layers")).unwrap_or_else(|message| {
+        section.problem("layers", message);
+        Layers::default()
+    });
     let Some(method) = method_named(&name) else {
         if !name.is_empty() {
             let known: Vec<&str> = methods().iter().map(|method| method.name).collect();
@@ -236,7 +245,7 @@ fn read_adapter(mut section: Section) -> Option<Attachment> {
     };
     let method = method.read(&mut section);
     section.finish();
-    Some(Attachment { method, selection: Selection { sites, layers } })
+    (problems.len() == before).then_some(Attachment { method, selection: Selection { sites, layers } })
 }
 
 fn write_adapter(attachment: &Attachment) -> Value {

@@ -44,7 +44,9 @@ pub enum RunError {
     #[error(transparent)]
     Task(#[from] TaskError),
     /// A token id that the model has no embedding for.
-    #[error("token {token} is beyond the model's {vocab_size} embeddings: this tokenizer belongs to another model")]
+    #[error(
+        "token {token} is beyond the model's {vocab_size} embeddings: these tokens, or the tokenizer, belong to another model"
+    )]
     Vocabulary {
         /// The token.
         token: u32,
@@ -81,10 +83,20 @@ pub enum RunError {
     },
     /// The machine has too little memory.
     #[error(
-        "this run needs about {:.1} GiB and {:.1} GiB are free: lower train.batch or data.max_length, set train.recompute = true, or model.dtype = \"bf16\"",
+        "this run needs about {:.1} GiB, most of it for {largest}, and {:.1} GiB are free: lower train.batch or data.max_length, set train.recompute = true or model.dtype = \"bf16\", or choose smaller adapters",
         gib(*.needed), gib(*.available)
     )]
     Memory {
+        /// Estimated bytes.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
+        /// What takes most of it.
+        largest: &'static str,
+    },
+    /// A matrix or circuit beyond the machine's memory.
+    #[error("this takes about {:.1} GiB and {:.1} GiB are free: choose a smaller circuit", gib(*.needed), gib(*.available))]
+    TooLarge {
         /// Estimated bytes.
         needed: u64,
         /// Bytes free.

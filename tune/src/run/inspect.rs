@@ -1,9 +1,10 @@
 //! `quanta inspect`: the samples a run would train on, as tokens, with what is trained marked, and their lengths.
 
-use super::{RunConfig, RunError};
-use crate::data::dataset::{Dataset, Part};
+use super::{RunConfig, RunError, samples};
+use crate::data::dataset::Part;
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
+use crate::model::read_folder_config;
 
 /// One sample as the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +42,9 @@ pub struct InspectReport {
 /// # Errors
 /// As training: unreadable data, a sample without a trained token.
 pub fn inspect(config: &RunConfig, count: usize) -> Result<InspectReport, RunError> {
-    let data = config.data()?;
+    let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
     let tokenizer = Tokenizer::from_folder(&config.model)?;
-    let dataset = Dataset::load(data.task, &data.path, data.counts, &tokenizer, &data.options)?;
+    let dataset = samples::load(&samples::within(config, &model), &model, &tokenizer)?;
     let part = |name, part: &Part| InspectedPart {
         name,
         statistics: part.statistics(),

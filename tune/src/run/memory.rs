@@ -11,11 +11,21 @@ fn available_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Refuses a computation on matrices that would not fit.
+pub fn check_bytes(needed: u64) -> Result<(), RunError> {
+    match available_bytes() {
+        Some(available) if needed > available => Err(RunError::TooLarge { needed, available }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a run that would not fit.
 pub fn check(cost: &Cost) -> Result<(), RunError> {
     let needed = cost.peak_bytes();
     match available_bytes() {
-        Some(available) if needed > available => Err(RunError::Memory { needed, available }),
+        Some(available) if needed > available => {
+            Err(RunError::Memory { needed, available, largest: cost.largest_part() })
+        }
         _ => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ mod inspect;
 mod memory;
 mod merge;
 mod plan;
+mod samples;
 mod score;
 mod source;
 mod train;

@@ -30,7 +30,7 @@ pub struct ScoreReport {
     pub score: Score,
 }
 
-/// Scores `input` with the model, run or adapter in `folder`.
+/// Scores `input` with the model, run or adapter in `folder`; without a `dtype` a run is scored in its own.
 ///
 /// # Errors
 /// When the folder cannot be loaded or the input not be encoded.
@@ -38,7 +38,7 @@ pub fn score(
     folder: &Path,
     base: Option<&Path>,
     input: &ScoreInput,
-    dtype: ModelDtype,
+    dtype: Option<ModelDtype>,
     threads: usize,
 ) -> Result<ScoreReport, RunError> {
     let source = Source::open(folder, base)?;
@@ -65,6 +65,7 @@ pub fn score(
     if tokens.len() > max_length {
         return Err(RunError::TooLong { tokens: tokens.len(), max_length });
     }
+    let dtype = dtype.unwrap_or(source.dtype);
     let score = match dtype {
         ModelDtype::F64 => run::<f64>(&source, &tokens, dtype, threads)?,
         _ => run::<f32>(&source, &tokens, dtype, threads)?,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{RunConfig, RunError};
+use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::AdapterFolder;
 use crate::model::{Decoder, ModelConfig, StoredAs, load, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
@@ -15,6 +15,8 @@ pub struct Source {
     pub config: ModelConfig,
     /// The adapter and where it lies.
     pub adapter: Option<(PathBuf, AdapterFolder)>,
+    /// What a run trained in; `auto` for adapters and models.
+    pub dtype: ModelDtype,
 }
 
 impl Source {
@@ -23,12 +25,11 @@ impl Source {
     /// # Errors
     /// When it is none of the three, its base cannot be found, or a configuration cannot be read.
     pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self, RunError> {
-        if !folder.is_dir() {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(RunError::Io { action: "open", path: folder.to_owned(), source });
-        }
+        std::fs::read_dir(folder).map_err(RunError::io("open", folder))?;
+        let mut dtype = ModelDtype::Auto;
         let (base, adapter) = if folder.join("config.toml").exists() {
             let config = RunConfig::read(&folder.join("config.toml"), &[])?;
+            dtype = config.dtype;
             let adapter = folder.join("adapter");
             let opened = AdapterFolder::open(&adapter)?;
             (base.map_or(config.model, Path::to_owned), Some((adapter, opened)))
@@ -41,7 +42,7 @@ impl Source {
             return Err(RunError::UnknownFolder { path: folder.to_owned() });
         };
         let config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
-        Ok(Self { base, config, adapter })
+        Ok(Self { base, config, adapter, dtype })
     }
 
     /// Loads the model and attaches the adapter with its saved values.

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::source::workspace;
-use super::{ModelDtype, RunConfig, RunError, memory, plan::plan};
+use super::{ModelDtype, RunConfig, RunError, memory, plan::plan, samples};
 use crate::checkpoint::save_adapters;
-use crate::data::dataset::Dataset;
 use crate::data::example::Encoded;
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
-use crate::model::{Cost, Decoder, ModelConfig, load, resolve};
+use crate::model::{Cost, Decoder, load, resolve};
 use crate::tensor::Real;
 use crate::train::{EvaluationEvent, Event, FitError, StepEvent, Summary, fit};
 use crate::weights::{Staging, write_file};
@@ -68,13 +67,10 @@ pub fn train(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progress))
 fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<TrainReport, RunError> {
     Staging::refuse_existing(out)?;
     let mut plan = plan(config)?;
-    let data = config.data()?;
+    let config = &samples::within(config, &plan.model);
     let tokenizer = Tokenizer::from_folder(&config.model)?;
-    let mut options = data.options;
-    options.max_length = options.max_length.min(plan.model.max_length);
-    let dataset = Dataset::load(data.task, &data.path, data.counts, &tokenizer, &options)?;
+    let dataset = samples::load(config, &plan.model, &tokenizer)?;
     let (train, dev) = (&dataset.train.encoded, &dataset.dev.encoded);
-    check_vocabulary(&plan.model, train.iter().chain(dev))?;
     let sites = plan.model.sites();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &sites).map_err(attach)?;
@@ -108,13 +104,6 @@ fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progres
     };
     let saved_step = folder.saved_step.unwrap_or_default();
     Ok(TrainReport { out: out.to_owned(), summary, saved_step, peak_bytes: workspace.peak_bytes() })
-}
-
-/// Refuses tokens that the model has no embedding for.
-fn check_vocabulary<'a>(model: &ModelConfig, samples: impl Iterator<Item = &'a Encoded>) -> Result<(), RunError> {
-    let vocab_size = model.vocab_size;
-    let beyond = samples.flat_map(|sample| &sample.tokens).find(|&&token| token as usize >= vocab_size);
-    beyond.map_or(Ok(()), |&token| Err(RunError::Vocabulary { token, vocab_size }))
 }
 
 /// Puts the lengths that really occur in place of the limit: the `batch` longest samples together are the largest micro-batch there can be.

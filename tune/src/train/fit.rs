@@ -164,6 +164,9 @@ pub fn fit<T: Real, E>(
     let start =
         mean_loss(model, dev, eval_tokens, workspace).map(|loss| EvaluationEvent { step: 0, loss, is_best: false });
     if let Some(start) = start {
+        if !start.loss.is_finite() {
+            return Err(FitError::NotFinite(NotFinite::Validation { step: 0 }));
+        }
         observe(model, Event::Evaluation(start)).map_err(FitError::Observer)?;
     }
     let mut order = Vec::new();

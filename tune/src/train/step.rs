@@ -47,7 +47,7 @@ pub enum NotFinite {
         step: usize,
     },
     /// The loss over the dev samples.
-    #[error("the validation loss after step {step} is not finite: lower the learning rate, or check the dev samples")]
+    #[error("the validation loss after step {step} is not finite: {}", if *.step == 0 { "the model's weights hold infinite values or NaN" } else { "lower the learning rate" })]
     Validation {
         /// Steps taken.
         step: usize,

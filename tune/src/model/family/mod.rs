@@ -75,6 +75,22 @@ mod tests {
     }
 
     #[test]
+    fn the_attributes_that_hub_folders_carry_are_read_or_known() {
+        let smollm2 = json!({ "is_llama_config": true, "rope_interleaved": false, "rope_theta": 1e5, "tie_word_embeddings": true,
+            "transformers.js_config": { "dtype": "q4" }, "attention_bias": false, "mlp_bias": false, "pretraining_tp": 1 });
+        let llama1 = json!({ "max_sequence_length": 2048, "max_position_embeddings": null, "pad_token_id": 0, "num_key_value_heads": null });
+        let qwen = json!({ "model_type": "qwen2", "use_mrope": false, "use_sliding_window": false, "sliding_window": 131_072,
+            "max_window_layers": 28, "attention_dropout": 0.0 });
+        for change in [smollm2, llama1, qwen] {
+            assert_eq!(problems_of(change), Vec::<String>::new());
+        }
+        assert_eq!(
+            problems_of(json!({ "rope_interleaved": true, "is_llama_config": false })),
+            Vec::from(["rope_interleaved"])
+        );
+    }
+
+    #[test]
     fn unhandled_attributes_are_refused_by_name() {
         assert_eq!(problems_of(json!({})), Vec::<String>::new());
         assert_eq!(problems_of(json!({ "quantization_config": { "bits": 4 } })), ["quantization_config"]);

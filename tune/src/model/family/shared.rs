@@ -24,6 +24,9 @@ pub fn read(section: &mut Section, family: &'static str, tied_by_default: bool) 
         let message = format!("hidden_size {hidden_size} over {heads} heads gives no even head size: set head_dim");
         section.problem("num_attention_heads", message);
     }
+    // LLaMA 1's folders say it in the second way
+    let older = section.usize("max_sequence_length").at_least(1).or(2048);
+    let max_length = section.usize("max_position_embeddings").at_least(1).or(older);
     section.only("hidden_act", &[json!("silu")]);
     section.only("attention_dropout", &[json!(0.0)]);
     ModelConfig {
@@ -40,7 +43,7 @@ pub fn read(section: &mut Section, family: &'static str, tied_by_default: bool) 
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
-        max_length: section.usize("max_position_embeddings").at_least(1).or(2048),
+        max_length,
     }
 }
 
@@ -91,9 +94,13 @@ pub fn ignore_harmless(section: &mut Section) {
         "_name_or_path",
         "pad_token_id",
         "torch_dtype",
+        "transformers.js_config",
         "transformers_version",
         "use_cache",
     ]);
     section.only("pretraining_tp", &[json!(1)]);
+    section.only("is_llama_config", &[json!(true)]);
+    section.only("rope_interleaved", &[]);
+    section.only("use_mrope", &[]);
     section.only("is_decoder", &[Value::Bool(true)]);
 }

@@ -5,8 +5,9 @@ use std::time::Instant;
 use quanta_circuit::{Plan, apply, backward, instruction_set, permuted};
 
 use crate::ops::{Storage, Weight};
-use crate::run::RunError;
+use crate::run::circuit::check_size;
 use crate::run::source::workspace;
+use crate::run::{RunError, memory};
 use crate::tensor::{Matrix, Real, Stream, Workspace};
 
 /// What to measure.
@@ -71,6 +72,11 @@ fn run<T: Real>(
     einsum: Apply<T>,
     einsum_backward: Backward<T>,
 ) -> Result<CircuitTimes, RunError> {
+    let widths = (bench.d_in as u64).saturating_add(bench.d_out as u64).saturating_add(bench.plan.in_len() as u64);
+    let rows = (bench.tokens as u64).saturating_mul(widths).saturating_mul(6);
+    let weight = (bench.d_in as u64).saturating_mul(bench.d_out as u64);
+    memory::check_bytes(rows.saturating_add(weight).saturating_mul(size_of::<T>() as u64))?;
+    check_size(&bench.plan, 0)?;
     let workspace = workspace::<T>(bench.threads)?;
     let CircuitBench { plan, d_in, d_out, tokens, .. } = bench;
     let (d_in, d_out, tokens) = (*d_in, *d_out, *tokens);

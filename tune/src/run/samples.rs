@@ -1,0 +1,32 @@
+//! The samples of a configuration, encoded the same way for every command that uses them.
+
+use super::{RunConfig, RunError};
+use crate::data::dataset::Dataset;
+use crate::data::tokenizer::Tokenizer;
+use crate::model::ModelConfig;
+
+/// Reads, chooses and encodes the data of `config`, whose length limit is at most the model's (see [`within`]).
+///
+/// # Errors
+/// When the data cannot be read or encoded, or holds tokens that the model has no embedding for.
+pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Dataset, RunError> {
+    let data = config.data()?;
+    let dataset = Dataset::load(data.task, &data.path, data.counts, tokenizer, &data.options)?;
+    let vocab_size = model.vocab_size;
+    let beyond = [&dataset.train, &dataset.dev, &dataset.test]
+        .into_iter()
+        .flat_map(|part| &part.encoded)
+        .flat_map(|sample| &sample.tokens)
+        .find(|&&token| token as usize >= vocab_size)
+        .copied();
+    beyond.map_or(Ok(dataset), |token| Err(RunError::Vocabulary { token, vocab_size }))
+}
+
+/// The configuration with its length limit lowered to the model's.
+pub fn within(config: &RunConfig, model: &ModelConfig) -> RunConfig {
+    let mut config = config.clone();
+    if let Some(data) = &mut config.data {
+        data.options.max_length = data.options.max_length.min(model.max_length);
+    }
+    config
+}
