@@ -56,10 +56,15 @@ fn assert_decomposes(values: &[f64], dims: &[usize]) -> Decomposition {
     circuit
 }
 
+/// Number of random matrices of each size, and the logarithm of the largest size.
+fn extent() -> (usize, usize) {
+    let cases = std::env::var("QUANTA_UNIVERSALITY_CASES").map_or(2, |cases| cases.parse().unwrap());
+    (cases, if cases > 2 { 8 } else { 5 })
+}
+
 #[test]
 fn random_matrices_of_both_determinant_signs() {
-    let cases = std::env::var("QUANTA_UNIVERSALITY_CASES").map_or(2, |cases| cases.parse().unwrap());
-    let largest = if cases > 2 { 8 } else { 5 };
+    let (cases, largest) = extent();
     let mut numbers = Numbers(7);
     for m in 3..=largest {
         for case in 0..cases {
@@ -87,7 +92,7 @@ fn random_matrices_of_both_determinant_signs() {
 #[test]
 fn structured_matrices() {
     let mut numbers = Numbers(11);
-    for m in 3..=5 {
+    for m in 3..=extent().1 {
         let d = 1usize << m;
         let unit = diagonal(&vec![1.0; d]);
         let spread: Vec<f64> = (0..d).map(|i| 10f64.powf(-12.0 * i as f64 / d as f64)).collect();
