@@ -287,7 +287,7 @@ fn no_changed_byte_of_the_header_panics() {
 /// The messages of entries that do not fit the good folder's model.
 fn problems(entries: &[Attachment]) -> Vec<String> {
     let config = read_folder_config(good().path()).unwrap();
-    let errors = resolve(entries, &config.sites()).unwrap_err();
+    let errors = resolve(entries, &config).unwrap_err();
     errors.iter().map(ToString::to_string).collect()
 }
 

@@ -84,7 +84,7 @@ fn save<T: Real>(model: &Decoder<T>, path: &Path) {
 /// The model of `folder` with the parameters of a file in place of initial values.
 fn restored<T: Real>(folder: &Path, entries: &[Attachment], file: &Path, seed: u64) -> Decoder<T> {
     let mut model: Decoder<T> = load(folder, StoredAs::Compute).unwrap();
-    let chosen = resolve(entries, &model.config().sites()).unwrap();
+    let chosen = resolve(entries, model.config()).unwrap();
     let files = TensorFiles::open_file(file).unwrap();
     let fill = |_: usize, site: &Site, parameters: &mut Parameters<T>| {
         for tensor in parameters.tensors().to_vec() {

@@ -61,8 +61,9 @@ fn scored_loss(model: &Decoder<f64>, batch: &Batch, pass: &Pass<'_, f64>) -> f64
 }
 
 fn set_slot(model: &mut Decoder<f64>, slot: usize, values: &[f64]) {
-    let attached = model.attached_mut().find(|attached| attached.slot == slot).unwrap();
-    attached.adapter.parameters_mut().trainable_mut().copy_from_slice(values);
+    let mut slots = model.trained_mut();
+    let (_, pieces) = slots.iter_mut().find(|(at, _)| *at == slot).unwrap();
+    pieces[0].copy_from_slice(values);
 }
 
 /// Where each slot is, for failures' messages, and its parameters.

@@ -131,7 +131,7 @@ impl Settings for Lora {
         ])
     }
 
-    fn attach<T: Real>(&self, site: &Site, _base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+    fn attach<T: Real>(&self, site: &Site, _base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
         let owner = format!("{}.{entry}.lora", site.name);
         let mut stream = Stream::new(seed, "init", &owner);
         // kaiming_uniform(a = sqrt 5) over fan-in d_in: U(-1/sqrt(d_in), 1/sqrt(d_in))
@@ -140,7 +140,7 @@ impl Settings for Lora {
             (0..self.r * site.d_in).map(|_| T::from_f64(bound * (2.0 * stream.uniform() - 1.0))).collect();
         values.resize(self.parameters(site), T::ZERO);
         let parameters = Parameters::new(self.layout(site), values, Vec::new());
-        Box::new(Attached { settings: self.clone(), site: site.clone(), owner, parameters })
+        Some(Box::new(Attached { settings: self.clone(), site: site.clone(), owner, parameters }))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Adapter, Lora, Quanta, Site, Tensor};
+use super::{Adapter, Full, Lora, Quanta, Site, Tensor};
 use crate::config::Section;
 use crate::ops::Weight;
 use crate::tensor::Real;
@@ -20,6 +20,8 @@ pub trait Settings: Sized {
     const FORMULA: &'static str;
     /// Whether PEFT itself does not know the method: the folder then carries this program's format version.
     const EXTENDS_PEFT: bool = false;
+    /// Whether the method trains the module's own parameters instead of attaching something to it.
+    const UNFREEZES: bool = false;
 
     /// Reads the settings from a config entry; problems are recorded in the section.
     fn read(section: &mut Section) -> Self;
@@ -44,8 +46,8 @@ pub trait Settings: Sized {
     /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
     fn layout(&self, site: &Site) -> Vec<Tensor>;
     /// Attaches to a site. Initial parameters and dropout come from streams named by `seed`, the site and `entry`, the index of the configuration's entry,
-    /// so that two entries on one site are independent.
-    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>>;
+    /// so that two entries on one site are independent. None for a method that unfreezes.
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>>;
 }
 
 /// A row of the table of methods.
@@ -59,6 +61,8 @@ pub struct MethodInfo {
     pub formula: &'static str,
     /// Whether PEFT itself does not know the method.
     pub extends_peft: bool,
+    /// Whether it trains modules' own parameters instead of attaching something.
+    pub unfreezes: bool,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
 }
@@ -91,6 +95,7 @@ macro_rules! methods {
                 peft_type: <$method as Settings>::PEFT_TYPE,
                 formula: <$method as Settings>::FORMULA,
                 extends_peft: <$method as Settings>::EXTENDS_PEFT,
+                unfreezes: <$method as Settings>::UNFREEZES,
                 read: |section| Method::$method(<$method as Settings>::read(section)),
                 read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),
             }),*]
@@ -100,6 +105,10 @@ macro_rules! methods {
             /// Name in configs.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$method(_) => <$method as Settings>::NAME),* }
+            }
+            /// Whether it trains the module's own parameters.
+            pub fn unfreezes(&self) -> bool {
+                match self { $(Self::$method(_) => <$method as Settings>::UNFREEZES),* }
             }
             /// Name in a PEFT folder.
             pub fn peft_type(&self) -> &'static str {
@@ -138,14 +147,14 @@ macro_rules! methods {
                 match self { $(Self::$method(settings) => settings.layout(site)),* }
             }
             /// See [`Settings::attach`].
-            pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+            pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
                 match self { $(Self::$method(settings) => settings.attach(site, base, seed, entry)),* }
             }
         }
     };
 }
 
-methods!(Quanta, Lora);
+methods!(Quanta, Lora, Full);
 
 /// The method with this name in configs.
 pub fn method_named(name: &str) -> Option<&'static MethodInfo> {

@@ -1,11 +1,13 @@
 //! The seam between models and fine-tuning methods.
 //!
 //! Before: a site is a frozen linear, `y = W0 x + b`. Attached: `y = W0 x + sum_i delta_i(x) + b`, each delta an [`Adapter`] that owns its parameters,
-//! writes its own forward and backward, and can state its update as a matrix. After: merged, `W = W0 + sum_i update_i`, a plain linear again.
+//! writes its own forward and backward, and can state its update as a matrix. After: merged, `W = W0 + sum_i update_i`, a plain linear again. A method may
+//! also unfreeze: it attaches nothing, and the module's own parameters train.
 //!
 //! A method is one file here and one row in the table that makes [`Method`]. Nothing in this room knows devices, files or models; nothing outside it knows a
 //! method by name.
 
+mod full;
 mod gradients;
 mod lora;
 mod method;
@@ -13,12 +15,13 @@ mod parameters;
 mod quanta;
 mod site;
 
+pub use full::Full;
 pub use gradients::Gradients;
 pub use lora::Lora;
 pub use method::{Method, MethodInfo, Settings, method_named, methods};
 pub use parameters::{Parameters, Tensor, lay_out};
 pub use quanta::{Frozen, Initial, Quanta};
-pub use site::{Layers, Selection, SelectionError, Site, Sites};
+pub use site::{Kind, Layers, Selection, SelectionError, Site, Sites};
 
 use crate::tensor::{Matrix, Real, Stream, Workspace};
 

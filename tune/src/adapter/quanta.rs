@@ -214,7 +214,7 @@ impl Settings for Quanta {
         lay_out(gates('T', true).chain(gates('S', false)))
     }
 
-    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Box<dyn Adapter<T>> {
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
         let owner = format!("{}.{entry}.quanta", site.name);
         let mut stream = Stream::new(seed, "init", &owner);
         let gates: Vec<T> = match self.init {
@@ -224,7 +224,7 @@ impl Settings for Quanta {
         };
         let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
         let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
-        Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), owner, parameters })
+        Some(Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), owner, parameters }))
     }
 }
 

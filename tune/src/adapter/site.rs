@@ -1,18 +1,34 @@
-//! Sites, the linears a method can attach to, and the rules by which a config or a PEFT folder names them.
+//! Sites, the modules a method can attach to, and the rules by which a config or a PEFT folder names them.
 
 use std::collections::BTreeSet;
 
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use thiserror::Error;
 
-/// A linear layer of a model: `y = W x + b`, `W [d_out, d_in]`.
+/// What a site computes, and so which parameters it has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A linear layer of a decoder layer: `y = W x + b`, `W [d_out, d_in]`. Every method can attach to it.
+    Linear {
+        /// Whether it has a bias.
+        bias: bool,
+    },
+    /// A norm with a weight of length d_out.
+    Norm,
+    /// An embedding or output head, `[d_out, d_in]` = `[vocab, hidden]`.
+    Table,
+}
+
+/// A module of a model: mostly a linear layer; also a norm, the embedding or the head, for methods that train a module's own parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Module path in the Hugging Face model, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Index of the decoder layer it belongs to.
-    pub layer: usize,
+    /// Index of the decoder layer it belongs to; none for the embedding, the final norm and the head.
+    pub layer: Option<usize>,
+    /// What it computes.
+    pub kind: Kind,
     /// Input features.
     pub d_in: usize,
     /// Output features.
@@ -20,6 +36,20 @@ pub struct Site {
 }
 
 impl Site {
+    /// A linear without bias in a decoder layer.
+    pub fn linear(name: impl Into<String>, layer: usize, d_out: usize, d_in: usize) -> Self {
+        Self { name: name.into(), layer: Some(layer), kind: Kind::Linear { bias: false }, d_in, d_out }
+    }
+
+    /// Names and shapes of the module's own parameters, as in the model's files.
+    pub fn own(&self) -> Vec<(&'static str, Vec<usize>)> {
+        match self.kind {
+            Kind::Linear { bias: true } => vec![("weight", vec![self.d_out, self.d_in]), ("bias", vec![self.d_out])],
+            Kind::Linear { bias: false } | Kind::Table => vec![("weight", vec![self.d_out, self.d_in])],
+            Kind::Norm => vec![("weight", vec![self.d_out])],
+        }
+    }
+
     /// Last component of the path: `q_proj`.
     pub fn module(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
@@ -35,12 +65,28 @@ pub enum Sites {
     Pattern(String),
     /// Every site of the decoder layers: all linears but the output head.
     AllLinear,
+    /// Every module: linears, norms, embedding and head.
+    All,
 }
 
 impl Sites {
-    /// Reads the string form: `all-linear` or a regular expression.
+    /// Reads the string form: `all-linear`, `all`, or a regular expression.
     pub fn from_text(text: &str) -> Self {
-        if text == "all-linear" { Self::AllLinear } else { Self::Pattern(text.to_owned()) }
+        match text {
+            "all-linear" => Self::AllLinear,
+            "all" => Self::All,
+            pattern => Self::Pattern(pattern.to_owned()),
+        }
+    }
+
+    /// As a configuration and PEFT write it: a list of names, or text for [`Self::from_text`].
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Names(names) => json!(names),
+            Self::Pattern(pattern) => json!(pattern),
+            Self::AllLinear => json!("all-linear"),
+            Self::All => json!("all"),
+        }
     }
 }
 
@@ -93,8 +139,9 @@ impl Layers {
         self.0.as_ref().map(|set| set.iter().copied().collect())
     }
 
-    fn contains(&self, layer: usize) -> bool {
-        self.0.as_ref().is_none_or(|set| set.contains(&layer))
+    /// A module outside the layers belongs to a choice of all layers only.
+    fn contains(&self, layer: Option<usize>) -> bool {
+        self.0.as_ref().is_none_or(|set| layer.is_some_and(|layer| set.contains(&layer)))
     }
 }
 
@@ -164,7 +211,8 @@ impl Selection {
     pub fn resolve(&self, sites: &[Site]) -> Result<Vec<usize>, Vec<SelectionError>> {
         let mut errors = Vec::new();
         let matches: Box<dyn Fn(&Site) -> bool> = match &self.sites {
-            Sites::AllLinear => Box::new(|_| true),
+            Sites::AllLinear => Box::new(|site| matches!(site.kind, Kind::Linear { .. })),
+            Sites::All => Box::new(|_| true),
             Sites::Names(names) => {
                 errors.extend(names.iter().filter(|name| !sites.iter().any(|site| named(site, name))).map(|name| {
                     let mut modules: Vec<String> = Vec::new();
@@ -196,7 +244,7 @@ impl Selection {
                 }
             },
         };
-        let last = sites.iter().map(|site| site.layer).max().unwrap_or(0);
+        let last = sites.iter().filter_map(|site| site.layer).max().unwrap_or(0);
         let beyond = self.layers.0.iter().flatten().filter(|&&layer| layer > last);
         errors.extend(beyond.map(|&layer| SelectionError::Layer { layer, last }));
         let chosen: Vec<usize> =
@@ -217,7 +265,7 @@ mod tests {
     use super::*;
 
     fn sites() -> Vec<Site> {
-        let site = |layer, name: &str| Site { name: format!("model.layers.{layer}.{name}"), layer, d_in: 4, d_out: 4 };
+        let site = |layer, name: &str| Site::linear(format!("model.layers.{layer}.{name}"), layer, 4, 4);
         (0..12)
             .flat_map(|layer| ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(|n| site(layer, n)))
             .collect()

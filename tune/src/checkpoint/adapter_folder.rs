@@ -56,18 +56,14 @@ fn dtype_of<T: Real>() -> Dtype {
 
 fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Result<(), WeightsError> {
     let dtype = dtype_of::<T>();
-    let of_entry = || model.attached().filter(|(_, attached)| attached.entry == entry);
-    let pieces = || {
-        of_entry().flat_map(|(site, attached)| {
-            let parameters = attached.adapter.parameters();
-            parameters.tensors().iter().map(move |tensor| (site, parameters, tensor))
-        })
-    };
+    let trained = model.trained();
+    let of_entry = || trained.iter().filter(|trained| trained.entry == entry);
+    let pieces = || of_entry().flat_map(|trained| trained.tensors.iter().map(|piece| (trained.site, piece)));
     let specs =
-        pieces().map(|(site, _, tensor)| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
+        pieces().map(|(site, (tensor, _))| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
     let mut writer = TensorWriter::create(path, &default_metadata(), specs.collect())?;
-    for (site, parameters, tensor) in pieces() {
-        writer.write_values(&tensor_name(site, tensor), parameters.values(tensor))?;
+    for (site, (tensor, values)) in pieces() {
+        writer.write_values(&tensor_name(site, tensor), values)?;
     }
     writer.finish()
 }
@@ -126,12 +122,12 @@ impl AdapterFolder {
     ///
     /// # Errors
     /// All missing, surplus and wrong-shaped tensors of the first entry that has any.
-    pub fn check(&self, sites: &[Site], chosen: &[Vec<usize>]) -> Result<(), CheckpointError> {
+    pub fn check(&self, modules: &[Site], chosen: &[Vec<usize>]) -> Result<(), CheckpointError> {
         for ((config, files), list) in self.entries.iter().zip(chosen) {
             let expected: Vec<(String, Vec<usize>)> = list
                 .iter()
                 .flat_map(|&index| {
-                    let site = &sites[index];
+                    let site = &modules[index];
                     let layout = config.attachment.method.layout(site);
                     layout.into_iter().map(move |tensor| (tensor_name(site, &tensor), tensor.shape))
                 })

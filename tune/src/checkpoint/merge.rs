@@ -1,4 +1,5 @@
-//! Merging: a model folder whose weights are `W0 + update`, computed from the base folder's files tensor by tensor and rounded once.
+//! Merging: a model folder whose weights are `W0 + update`, or those that trained themselves, computed from the base folder's files tensor by tensor and
+//! rounded once.
 //!
 //! The base files are only read. Every adapter's update is formed in f64, added to the file's W0 in f64, and rounded once to the type written; tensors of
 //! no adapted site are copied bit by bit when their type does not change.
@@ -32,6 +33,14 @@ pub fn merge_into<T: Real>(
     for (index, (site, _)) in attached.iter().enumerate() {
         updates.entry(format!("{}.weight", site.name)).or_default().push(index);
     }
+    let trained = model.trained();
+    let own: HashMap<String, &[T]> = trained
+        .iter()
+        .filter(|trained| trained.own)
+        .flat_map(|trained| {
+            trained.tensors.iter().map(|(t, values)| (format!("{}.{}", trained.site.name, t.name), *values))
+        })
+        .collect();
     let mut placed = Map::new();
     let mut total = 0usize;
     for file in files.files() {
@@ -46,6 +55,10 @@ pub fn merge_into<T: Real>(
         }
         let mut writer = TensorWriter::create(&out.join(&name), &default_metadata(), specs.clone())?;
         for spec in &specs {
+            if let Some(values) = own.get(&spec.name) {
+                writer.write_values(&spec.name, values)?;
+                continue;
+            }
             match updates.get(&spec.name) {
                 Some(list) => {
                     let mut weight: Vec<f64> = files.read(&spec.name)?;

@@ -30,11 +30,6 @@ impl AdapterConfig {
     pub fn text(&self, dtype: Dtype) -> String {
         let Attachment { method, selection } = &self.attachment;
         let mut map = method.write_peft();
-        let targets = match &selection.sites {
-            Sites::Names(names) => json!(names),
-            Sites::Pattern(pattern) => json!(pattern),
-            Sites::AllLinear => json!("all-linear"),
-        };
         let own = methods().iter().any(|info| info.peft_type == method.peft_type() && info.extends_peft);
         for (key, value) in [
             ("peft_type", json!(method.peft_type())),
@@ -43,7 +38,7 @@ impl AdapterConfig {
             ("revision", Value::Null),
             ("inference_mode", json!(true)),
             ("bias", json!("none")),
-            ("target_modules", targets),
+            ("target_modules", selection.sites.to_value()),
             ("layers_to_transform", json!(selection.layers.list())),
             ("layers_pattern", Value::Null),
             ("modules_to_save", Value::Null),

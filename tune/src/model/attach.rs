@@ -2,9 +2,10 @@
 
 use thiserror::Error;
 
-use super::Decoder;
+use super::MODULES;
 use super::linear::Linear;
-use crate::adapter::{Method, Parameters, Selection, SelectionError, Site};
+use super::{Decoder, ModelConfig, Unfrozen};
+use crate::adapter::{Method, Parameters, Selection, SelectionError, Site, Tensor};
 use crate::tensor::Real;
 
 /// One `[[adapter]]` entry: a method and the sites it goes to.
@@ -38,6 +39,18 @@ pub enum AttachError {
         /// How many further sites it does not fit either.
         others: usize,
     },
+    /// Two entries share a site, and one of them trains the site's own weight.
+    #[error(
+        "adapter.{entry}: {site} is also chosen by adapter.{other}, and a weight that trains itself takes no second entry: choose other sites"
+    )]
+    Unfrozen {
+        /// Index of the entry.
+        entry: usize,
+        /// Index of the entry before it.
+        other: usize,
+        /// The site.
+        site: String,
+    },
 }
 
 impl AttachError {
@@ -46,6 +59,7 @@ impl AttachError {
         match self {
             Self::Selection { error, .. } => error.to_string(),
             Self::Settings { reason, others, .. } => format!("{reason}{}", more(*others)),
+            Self::Unfrozen { other, site, .. } => format!("{site} is also chosen by adapter.{other}"),
         }
     }
 }
@@ -54,14 +68,17 @@ fn more(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" (and {count} more sites)") }
 }
 
-/// Indices of the sites of each entry, in the model's order.
+/// For each entry the indices of its sites among [`ModelConfig::modules`], in the model's order. Only a method that unfreezes sees more than the linears.
 ///
 /// # Errors
 /// Everything that does not fit, over all entries.
-pub fn resolve(attachments: &[Attachment], sites: &[Site]) -> Result<Vec<Vec<usize>>, Vec<AttachError>> {
+pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<Vec<usize>>, Vec<AttachError>> {
+    let modules = config.modules();
+    let linears = config.layers * MODULES.len();
     let mut errors = Vec::new();
-    let mut chosen = Vec::new();
+    let mut chosen: Vec<Vec<usize>> = Vec::new();
     for (entry, attachment) in attachments.iter().enumerate() {
+        let sites = if attachment.method.unfreezes() { &modules } else { &modules[..linears] };
         match attachment.selection.resolve(sites) {
             Ok(list) => {
                 let problems: Vec<String> =
@@ -70,9 +87,22 @@ pub fn resolve(attachments: &[Attachment], sites: &[Site]) -> Result<Vec<Vec<usi
                     let (reason, others) = (reason.clone(), problems.len() - 1);
                     errors.push(AttachError::Settings { entry, reason, others });
                 }
+                // what is attached beside a weight that moves would be folded into it, and lost
+                let clash = chosen.iter().enumerate().find_map(|(other, theirs)| {
+                    let unfrozen = attachment.method.unfreezes() || attachments[other].method.unfreezes();
+                    list.iter().find(|index| unfrozen && theirs.contains(index)).map(|&index| (other, index))
+                });
+                errors.extend(clash.map(|(other, index)| AttachError::Unfrozen {
+                    entry,
+                    other,
+                    site: modules[index].name.clone(),
+                }));
                 chosen.push(list);
             }
-            Err(list) => errors.extend(list.into_iter().map(|error| AttachError::Selection { entry, error })),
+            Err(list) => {
+                errors.extend(list.into_iter().map(|error| AttachError::Selection { entry, error }));
+                chosen.push(Vec::new());
+            }
         }
     }
     if errors.is_empty() { Ok(chosen) } else { Err(errors) }
@@ -80,7 +110,8 @@ pub fn resolve(attachments: &[Attachment], sites: &[Site]) -> Result<Vec<Vec<usi
 
 impl<T: Real> Decoder<T> {
     /// Attaches every entry to the sites of `chosen` (from [`resolve`]), with initial parameters from the streams named by `seed`; `fill(entry, site,
-    /// parameters)` may replace them, as loading does. Slots are given entry by entry, site by site.
+    /// parameters)` may replace them, as loading does. Slots are given entry by entry, site by site. A method that unfreezes attaches nothing: the module's own
+    /// parameters train from where they are.
     ///
     /// # Errors
     /// The first error of `fill`.
@@ -91,19 +122,46 @@ impl<T: Real> Decoder<T> {
         seed: u64,
         mut fill: impl FnMut(usize, &Site, &mut Parameters<T>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut linears: Vec<&mut Linear<T>> = self.linears_mut().collect();
-        let mut slot = 0;
-        for (entry, (attachment, list)) in attachments.iter().zip(chosen).enumerate() {
-            for &index in list {
-                let linear = &mut linears[index];
-                let mut adapter = attachment.method.attach(linear.site(), linear.weight(), seed, entry);
-                fill(entry, linear.site(), adapter.parameters_mut())?;
+        let modules = self.config().modules();
+        let pairs = attachments.iter().zip(chosen).enumerate();
+        let all =
+            pairs.flat_map(|(entry, (attachment, list))| list.iter().map(move |&index| (entry, attachment, index)));
+        for (slot, (entry, attachment, index)) in all.enumerate() {
+            let site = &modules[index];
+            if attachment.method.unfreezes() {
+                self.unfreeze(&site.name, Unfrozen { slot, entry });
+                self.refill(slot, attachment.method.layout(site), |parameters| fill(entry, site, parameters))?;
+                continue;
+            }
+            // sites of methods that wrap are linears, which come first
+            let linear = self.linears_mut().nth(index).expect("a linear of the model");
+            if let Some(mut adapter) = attachment.method.attach(site, linear.weight(), seed, entry) {
+                fill(entry, site, adapter.parameters_mut())?;
                 linear.attach(adapter, slot, entry);
-                slot += 1;
             }
         }
         // every adapter saw the file's W0; the folds follow together
-        linears.into_iter().filter(|linear| linear.trains()).for_each(Linear::fold);
+        self.linears_mut().filter(|linear| !linear.attached().is_empty()).for_each(Linear::fold);
+        Ok(())
+    }
+
+    /// Offers the own parameters of an unfrozen module to `fill` under their names on disk.
+    fn refill<E>(
+        &mut self,
+        slot: usize,
+        layout: Vec<Tensor>,
+        fill: impl FnOnce(&mut Parameters<T>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut slots = self.trained_mut();
+        let (_, pieces) = slots.iter_mut().find(|(at, _)| *at == slot).expect("a slot that was just given");
+        let mut parameters = Parameters::new(layout, pieces.concat(), Vec::new());
+        fill(&mut parameters)?;
+        let mut from = parameters.trainable();
+        for piece in pieces {
+            let (now, later) = from.split_at(piece.len());
+            piece.copy_from_slice(now);
+            from = later;
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! A decoder's shape, whatever its family: what `config.json` says once a family has read it.
 
-use crate::adapter::Site;
+use crate::adapter::{Kind, Site};
 use crate::ops::rope::Rope;
 
 /// The shape of a decoder-only transformer with rotary positions, grouped key/value heads and a gated MLP.
@@ -47,6 +47,9 @@ pub const MODULES: [&str; 7] = [
     "mlp.down_proj",
 ];
 
+/// The norms of a decoder layer, before attention and before the MLP: Hugging Face's names below the layer.
+pub const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+
 impl ModelConfig {
     /// Elements of a head.
     pub fn head_dim(&self) -> usize {
@@ -57,9 +60,28 @@ impl ModelConfig {
     pub fn sites(&self) -> Vec<Site> {
         let site = |layer, module: usize| {
             let (d_out, d_in) = self.module_shape(module);
-            Site { name: format!("model.layers.{layer}.{}", MODULES[module]), layer, d_in, d_out }
+            let kind = Kind::Linear { bias: self.module_bias(module) };
+            Site { name: format!("model.layers.{layer}.{}", MODULES[module]), layer: Some(layer), kind, d_in, d_out }
         };
         (0..self.layers).flat_map(|layer| (0..MODULES.len()).map(move |module| site(layer, module))).collect()
+    }
+
+    /// All modules with parameters: [`Self::sites`], so that indices agree, then each layer's two norms, the final norm, the embedding, and the head where it
+    /// is not tied.
+    pub fn modules(&self) -> Vec<Site> {
+        let (d, vocab) = (self.hidden_size, self.vocab_size);
+        let norm = |name: String, layer| Site { name, layer, kind: Kind::Norm, d_in: d, d_out: d };
+        let table = |name: &str| Site { name: name.to_owned(), layer: None, kind: Kind::Table, d_in: d, d_out: vocab };
+        let mut modules = self.sites();
+        for layer in 0..self.layers {
+            modules.extend(NORMS.map(|name| norm(format!("model.layers.{layer}.{name}"), Some(layer))));
+        }
+        modules.push(norm("model.norm".to_owned(), None));
+        modules.push(table("model.embed_tokens"));
+        if !self.tied {
+            modules.push(table("lm_head"));
+        }
+        modules
     }
 
     /// `(d_out, d_in)` of a module of [`MODULES`].
@@ -88,26 +110,9 @@ impl ModelConfig {
 
     /// Name and shape of every tensor of the model's folder.
     pub fn inventory(&self) -> Vec<(String, Vec<usize>)> {
-        let d = self.hidden_size;
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, d])];
-        for layer in 0..self.layers {
-            let path = format!("model.layers.{layer}");
-            for (module, name) in MODULES.iter().enumerate() {
-                let (d_out, d_in) = self.module_shape(module);
-                tensors.push((format!("{path}.{name}.weight"), vec![d_out, d_in]));
-                if self.module_bias(module) {
-                    tensors.push((format!("{path}.{name}.bias"), vec![d_out]));
-                }
-            }
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                tensors.push((format!("{path}.{norm}.weight"), vec![d]));
-            }
-        }
-        tensors.push(("model.norm.weight".to_owned(), vec![d]));
-        if !self.tied {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocab_size, d]));
-        }
-        tensors
+        let own =
+            |site: Site| site.own().into_iter().map(move |(name, shape)| (format!("{}.{name}", site.name), shape));
+        self.modules().into_iter().flat_map(own).collect()
     }
 
     /// Number of the base model's parameters; a tied head counts once.

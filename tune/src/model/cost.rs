@@ -1,8 +1,9 @@
 //! What a run costs, from shapes alone: floating-point operations a token and bytes of memory. `quanta plan` prints it, and a run checks it against the
 //! machine before it reads a weight.
 
-use super::ModelConfig;
 use super::attach::Attachment;
+use super::{MODULES, ModelConfig};
+use crate::adapter::{Kind, Site};
 
 /// The part of a run's settings that its cost depends on.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +62,18 @@ impl Cost {
 
     /// The cost of training `attachments`, attached to the sites of `chosen`.
     pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
-        let sites = config.sites();
+        let sites = config.modules();
         let pairs =
             || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
-        let lowest = pairs().map(|(_, site)| site.layer).min().unwrap_or(config.layers);
+        // the embedding lies below all layers; the final norm and the head above them
+        let depth = |site: &Site| match (site.layer, site.kind) {
+            (Some(layer), _) => layer,
+            (None, Kind::Table) if site.name.ends_with("embed_tokens") => 0,
+            (None, _) => config.layers,
+        };
+        let lowest = pairs().map(|(_, site)| depth(site)).min().unwrap_or(config.layers);
         let (layers, kept) = (config.layers as u64, (config.layers - lowest) as u64);
-        let linear: u64 = sites.iter().take(7).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
+        let linear: u64 = sites.iter().take(MODULES.len()).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
         // scores and their product with the values, over half the square; backward computes the scores again and four products
         let attention = (4 * config.heads * config.head_dim() * run.length.div_ceil(2)) as u64;
         let forward = linear + attention;
@@ -76,7 +83,10 @@ impl Cost {
         let adapter: u64 = pairs().map(|(method, site)| method.flops_per_token(site)).sum();
         let adapter_backward: u64 = pairs().map(|(method, site)| method.backward_flops_per_token(site)).sum();
         let number = run.number_bytes as u64;
-        let matrices = config.parameters() as u64 * run.weight_bytes as u64;
+        // an unfrozen module's weight is its trainable parameter, counted there
+        let own: u64 =
+            pairs().filter(|(method, _)| method.unfreezes()).map(|(m, site)| m.parameters(site) as u64).sum();
+        let matrices = (config.parameters() as u64 - own) * run.weight_bytes as u64;
         let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
         let (q, kv) = ((config.heads * config.head_dim()) as u64, (config.kv_heads * config.head_dim()) as u64);
         let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + 2 * ff);

@@ -6,19 +6,20 @@
 use super::config::ModelConfig;
 use super::layer::{Layer, Saved as LayerSaved, Shared};
 use super::linear::{Attached, Linear};
+use super::trained::{Norm, Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
 use crate::ops::rope::Table;
 use crate::ops::{Batch, Weight, loss, norm};
 use crate::tensor::{Matrix, Real};
 
-/// A decoder with its frozen weights and whatever is attached.
+/// A decoder with its weights and whatever is attached.
 pub struct Decoder<T: Real> {
     pub(super) config: ModelConfig,
-    pub(super) embedding: Weight<T>,
+    pub(super) embedding: Tokens<T>,
     pub(super) layers: Vec<Layer<T>>,
-    pub(super) norm: Vec<T>,
+    pub(super) norm: Norm<T>,
     /// The output head; none when it is the embedding.
-    pub(super) head: Option<Weight<T>>,
+    pub(super) head: Option<Tokens<T>>,
 }
 
 /// One layer's state between forward and backward.
@@ -57,29 +58,35 @@ impl<T: Real> Decoder<T> {
         self.linears().flat_map(|linear| linear.attached().iter().map(|attached| (linear.site(), attached)))
     }
 
-    /// All attached adapters, to be changed by the optimiser.
-    pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Attached<T>> {
-        self.linears_mut().flat_map(|linear| linear.attached_mut().iter_mut())
+    /// All norms, layer by layer, the final one last.
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
+        self.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.mlp_norm]).chain([&self.norm])
     }
 
-    /// Zero gradients for all slots.
-    pub fn gradients(&self) -> Gradients<T> {
-        let mut lengths = vec![0; self.attached().count()];
-        for (_, attached) in self.attached() {
-            lengths[attached.slot] = attached.adapter.parameters().trainable().len();
-        }
-        Gradients::zeros(&lengths)
+    /// The embedding, and the head where it is not tied.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Tokens<T>> {
+        std::iter::once(&self.embedding).chain(&self.head)
+    }
+
+    /// The layers; the final norm and the tables.
+    pub(super) fn parts_mut(&mut self) -> (&mut [Layer<T>], (&mut Norm<T>, Vec<&mut Tokens<T>>)) {
+        let tables = std::iter::once(&mut self.embedding).chain(&mut self.head).collect();
+        (&mut self.layers, (&mut self.norm, tables))
     }
 
     /// The output head, `[vocab, hidden]`.
     pub fn head(&self) -> &Weight<T> {
+        &self.head_table().weight
+    }
+
+    fn head_table(&self) -> &Tokens<T> {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> usize {
         let linears: usize = self.linears().map(|linear| linear.weight().bytes()).sum();
-        linears + self.embedding.bytes() + self.head.as_ref().map_or(0, Weight::bytes)
+        linears + self.tables().map(|table| table.weight.bytes()).sum::<usize>()
     }
 
     /// Forward and backward over one batch: adds the gradients of the weighted loss sum to `gradients`.
@@ -89,8 +96,12 @@ impl<T: Real> Decoder<T> {
         let workspace = pass.workspace;
         let rope = self.rope(batch, pass);
         let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let lowest = self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len());
-        let mut x = self.embedding.gather(&batch.tokens, workspace);
+        let embedding_slot = self.embedding.unfrozen.map(|at| at.slot);
+        let lowest = match embedding_slot {
+            Some(_) => 0,
+            None => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
+        };
+        let mut x = self.embedding.weight.gather(&batch.tokens, workspace);
         let mut kept = Vec::with_capacity(self.layers.len() - lowest);
         for (index, layer) in self.layers.iter().enumerate() {
             if index < lowest || recompute {
@@ -106,18 +117,22 @@ impl<T: Real> Decoder<T> {
             }
         }
         let saved_bytes = kept.iter().map(Kept::bytes).sum();
-        let (loss, mut gradient) = self.loss(&x, batch, pass);
+        let (loss, mut gradient) = self.loss(&x, batch, gradients, pass);
         drop(x);
         for (index, kept) in kept.into_iter().enumerate().rev() {
-            let (layer, wanted) = (&self.layers[lowest + index], index > 0);
+            let (layer, wanted) = (&self.layers[lowest + index], index > 0 || embedding_slot.is_some());
             let below = match kept {
                 Kept::All(saved) => layer.backward(*saved, gradient, wanted, shared, gradients),
                 Kept::Input(input) => layer.recompute_backward(input, gradient, wanted, shared, gradients),
             };
             match below {
                 Some(next) => gradient = next,
-                None => break,
+                // only the lowest layer is asked for nothing below it
+                None => return Outcome { loss, saved_bytes },
             }
+        }
+        if let Some(slot) = embedding_slot {
+            self.embedding.weight.gather_gradient(&batch.tokens, &gradient, gradients.slot_mut(slot));
         }
         Outcome { loss, saved_bytes }
     }
@@ -139,18 +154,20 @@ impl<T: Real> Decoder<T> {
     fn hidden(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
         let rope = self.rope(batch, pass);
         let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let embedded = self.embedding.gather(&batch.tokens, pass.workspace);
+        let embedded = self.embedding.weight.gather(&batch.tokens, pass.workspace);
         self.layers.iter().fold(embedded, |x, layer| layer.infer(&x, shared))
     }
 
     /// Loss sum and the gradient of the residual stream after the last layer, zero outside labelled rows.
-    fn loss(&self, x: &Matrix<T>, batch: &Batch, pass: &Pass<'_, T>) -> (f64, Matrix<T>) {
+    fn loss(&self, x: &Matrix<T>, batch: &Batch, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> (f64, Matrix<T>) {
         let workspace = pass.workspace;
         let rows = loss::rows(&batch.labels);
         let (picked, normed, saved) = self.norm_rows(x, &rows, pass);
-        let (loss, d_normed) = loss::forward_backward(&normed, self.head(), &batch.labels, workspace);
-        let mut d_picked = workspace.zeros(picked.rows(), picked.cols());
-        norm::backward(&d_normed, &picked, &self.norm, &saved, &mut d_picked);
+        let d_head = self.head_table().unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
+        let (loss, d_normed) = loss::forward_backward(&normed, self.head(), &batch.labels, d_head, workspace);
+        let d_picked = workspace.zeros(picked.rows(), picked.cols());
+        let d_picked = self.norm.backward(&d_normed, &picked, &saved, d_picked, true, gradients);
+        let d_picked = d_picked.expect("an input gradient that was asked for");
         let mut dx = workspace.zeros(x.rows(), x.cols());
         for (index, &row) in rows.iter().enumerate() {
             dx.row_mut(row).copy_from_slice(d_picked.row(index));
@@ -168,7 +185,8 @@ impl<T: Real> Decoder<T> {
         for (index, &row) in rows.iter().enumerate() {
             picked.row_mut(index).copy_from_slice(x.row(row));
         }
-        let (normed, saved) = norm::forward(&picked, &self.norm, T::from_f64(self.config.norm_eps), pass.workspace);
+        let (normed, saved) =
+            norm::forward(&picked, &self.norm.weight, T::from_f64(self.config.norm_eps), pass.workspace);
         (picked, normed, saved)
     }
 

@@ -4,6 +4,7 @@
 //! MLP inputs; normalised rows, the MLP's product and rotations are computed again in backward, where they cost less than the memory they would take.
 
 use super::linear::{InputGradient, Linear, Saved as LinearSaved};
+use super::trained::Norm;
 use crate::adapter::{Gradients, Pass};
 use crate::ops::rope::Table;
 use crate::ops::{Segments, attention, gated, heads, norm};
@@ -11,10 +12,10 @@ use crate::tensor::{Matrix, Real};
 
 /// A decoder layer.
 pub struct Layer<T: Real> {
-    /// Weight of the norm before attention, `[hidden]`.
-    pub attention_norm: Vec<T>,
-    /// Weight of the norm before the MLP, `[hidden]`.
-    pub mlp_norm: Vec<T>,
+    /// The norm before attention.
+    pub attention_norm: Norm<T>,
+    /// The norm before the MLP.
+    pub mlp_norm: Norm<T>,
     /// Queries, keys, values, attention output, gate, up, down: the order of [`MODULES`](super::MODULES).
     pub linears: [Linear<T>; 7],
     /// Query heads.
@@ -81,7 +82,17 @@ const DOWN: usize = 6;
 impl<T: Real> Layer<T> {
     /// Whether anything in the layer trains.
     pub fn trains(&self) -> bool {
-        self.linears.iter().any(Linear::trains)
+        self.attention_trains() || self.mlp_trains()
+    }
+
+    /// Whether anything before the middle of the layer trains.
+    fn attention_trains(&self) -> bool {
+        self.linears[Q..=O].iter().any(Linear::trains) || self.attention_norm.unfrozen.is_some()
+    }
+
+    /// Whether anything behind the middle of the layer trains.
+    fn mlp_trains(&self) -> bool {
+        self.linears[GATE..].iter().any(Linear::trains) || self.mlp_norm.unfrozen.is_some()
     }
 
     /// The residual stream after the layer, `[tokens, hidden]`, and what backward needs.
@@ -98,7 +109,7 @@ impl<T: Real> Layer<T> {
     fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
         let Shared { rope, pass, .. } = shared;
         let workspace = pass.workspace;
-        let (normed, attention_norm) = norm::forward(input, &self.attention_norm, self.norm_eps, workspace);
+        let (normed, attention_norm) = norm::forward(input, &self.attention_norm.weight, self.norm_eps, workspace);
         let (q, saved_q) = self.linears[Q].forward(&normed, pass);
         let q = heads::split(&q, self.heads, Some(rope), workspace);
         let (k, saved_k) = self.linears[K].forward(&normed, pass);
@@ -111,7 +122,7 @@ impl<T: Real> Layer<T> {
         let (mut middle, saved_o) = self.linears[O].forward(&merged, pass);
         middle.add(input);
         drop(merged);
-        let (normed, mlp_norm) = norm::forward(&middle, &self.mlp_norm, self.norm_eps, workspace);
+        let (normed, mlp_norm) = norm::forward(&middle, &self.mlp_norm.weight, self.norm_eps, workspace);
         let (gate, saved_gate) = self.linears[GATE].forward(&normed, pass);
         let (up, saved_up) = self.linears[UP].forward(&normed, pass);
         drop(normed);
@@ -157,12 +168,11 @@ impl<T: Real> Layer<T> {
         shared: Shared<'_, T>,
         gradients: &mut Gradients<T>,
     ) -> Option<Matrix<T>> {
-        let attention_trains = self.linears[Q..=O].iter().any(Linear::trains);
         let [saved_q, saved_k, saved_v, saved_o, saved_gate, saved_up, saved_down] = inner.linears;
         let mlp =
             Mlp { norm: inner.mlp_norm, gate: inner.gate, up: inner.up, linears: [saved_gate, saved_up, saved_down] };
         let d_middle =
-            self.unwind_mlp(&inner.middle, mlp, d_output, wanted || attention_trains, shared.pass, gradients)?;
+            self.unwind_mlp(&inner.middle, mlp, d_output, wanted || self.attention_trains(), shared.pass, gradients)?;
         let attention = Attention {
             norm: inner.attention_norm,
             q: inner.q,
@@ -189,11 +199,12 @@ impl<T: Real> Layer<T> {
         let Mlp { norm: saved_norm, mut gate, mut up, linears: [saved_gate, saved_up, saved_down] } = saved;
         let [.., gate_proj, up_proj, down_proj] = &self.linears;
         let inputs_train = gate_proj.trains() || up_proj.trains();
-        if !wanted && !self.linears[GATE..].iter().any(Linear::trains) {
+        if !wanted && !self.mlp_trains() {
             return None;
         }
+        let through = wanted || self.mlp_norm.unfrozen.is_some();
         let product = down_proj.trains().then(|| gated::forward(&gate, &up, workspace));
-        if !wanted && !inputs_train {
+        if !through && !inputs_train {
             let none = InputGradient::None;
             down_proj.backward(product.as_ref(), &d_output, saved_down, none, gradients, pass);
             return None;
@@ -204,16 +215,14 @@ impl<T: Real> Layer<T> {
         drop(product);
         gated::backward(&d_product, &mut gate, &mut up);
         drop(d_product);
-        let normed = inputs_train.then(|| norm::recompute(middle, &self.mlp_norm, &saved_norm, workspace));
-        let mut d_normed = wanted.then(|| workspace.matrix(middle.rows(), middle.cols()));
+        let normed = inputs_train.then(|| norm::recompute(middle, &self.mlp_norm.weight, &saved_norm, workspace));
+        let mut d_normed = through.then(|| workspace.matrix(middle.rows(), middle.cols()));
         let write = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Write);
         gate_proj.backward(normed.as_ref(), &gate, saved_gate, write, gradients, pass);
         let add = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Add);
         up_proj.backward(normed.as_ref(), &up, saved_up, add, gradients, pass);
         let d_normed = d_normed?;
-        let mut d_middle = d_output;
-        norm::backward(&d_normed, middle, &self.mlp_norm, &saved_norm, &mut d_middle);
-        Some(d_middle)
+        self.mlp_norm.backward(&d_normed, middle, &saved_norm, d_output, wanted, gradients)
     }
 
     /// The attention's half: from the gradient of the middle to that of the input, if it is wanted.
@@ -232,8 +241,9 @@ impl<T: Real> Layer<T> {
             saved;
         let [q_proj, k_proj, v_proj, o_proj, ..] = &self.linears;
         let inputs_train = self.linears[Q..=V].iter().any(Linear::trains);
+        let through = wanted || self.attention_norm.unfrozen.is_some();
         let merged = o_proj.trains().then(|| heads::merge(&o, self.heads, None, workspace));
-        if !wanted && !inputs_train {
+        if !through && !inputs_train {
             o_proj.backward(merged.as_ref(), &d_middle, saved_o, InputGradient::None, gradients, pass);
             return None;
         }
@@ -248,8 +258,8 @@ impl<T: Real> Layer<T> {
         let dq = heads::merge(&dq, self.heads, Some(rope), workspace);
         let dk = heads::merge(&dk, self.kv_heads, Some(rope), workspace);
         let dv = heads::merge(&dv, self.kv_heads, None, workspace);
-        let normed = inputs_train.then(|| norm::recompute(input, &self.attention_norm, &saved_norm, workspace));
-        let mut d_normed = wanted.then(|| workspace.matrix(input.rows(), input.cols()));
+        let normed = inputs_train.then(|| norm::recompute(input, &self.attention_norm.weight, &saved_norm, workspace));
+        let mut d_normed = through.then(|| workspace.matrix(input.rows(), input.cols()));
         let write = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Write);
         q_proj.backward(normed.as_ref(), &dq, saved_q, write, gradients, pass);
         for (linear, dy, saved) in [(k_proj, &dk, saved_k), (v_proj, &dv, saved_v)] {
@@ -257,9 +267,7 @@ impl<T: Real> Layer<T> {
             linear.backward(normed.as_ref(), dy, saved, add, gradients, pass);
         }
         let d_normed = d_normed?;
-        let mut d_input = d_middle;
-        norm::backward(&d_normed, input, &self.attention_norm, &saved_norm, &mut d_input);
-        Some(d_input)
+        self.attention_norm.backward(&d_normed, input, &saved_norm, d_middle, wanted, gradients)
     }
 
     fn layout<'a>(&self, segments: &'a Segments) -> attention::Layout<'a> {

@@ -1,7 +1,8 @@
-//! A linear with whatever is attached to it: `y = W x + sum_i delta_i(x) + b`.
+//! A linear with whatever is attached to it: `y = W x + sum_i delta_i(x) + b`; or one whose own W and b train.
 //!
 //! The only place where a model calls an adapter. The weight is the working copy: the file's W0 plus what attached adapters fold into it.
 
+use super::trained::{Unfrozen, linear_gradient};
 use crate::adapter::{Adapter, Gradients, Pass, Saved as AdapterSaved, Site};
 use crate::ops::Weight;
 use crate::tensor::{Matrix, Real};
@@ -22,6 +23,7 @@ pub struct Linear<T: Real> {
     weight: Weight<T>,
     bias: Option<Vec<T>>,
     attached: Vec<Attached<T>>,
+    unfrozen: Option<Unfrozen>,
 }
 
 /// What backward needs besides the input: one entry for each attached adapter.
@@ -48,7 +50,7 @@ pub(super) enum InputGradient<'a, T: Real> {
 impl<T: Real> Linear<T> {
     /// A bare linear at `site`.
     pub fn new(site: Site, weight: Weight<T>, bias: Option<Vec<T>>) -> Self {
-        Self { site, weight, bias, attached: Vec::new() }
+        Self { site, weight, bias, attached: Vec::new(), unfrozen: None }
     }
 
     /// Its name and shape.
@@ -88,9 +90,30 @@ impl<T: Real> Linear<T> {
         self.attached.push(Attached { adapter, slot, entry });
     }
 
+    /// Lets its own weight and bias train; nothing else is attached then.
+    pub(super) fn unfreeze(&mut self, unfrozen: Unfrozen) {
+        self.weight.thaw();
+        self.unfrozen = Some(unfrozen);
+    }
+
+    /// Where its own parameters train, if they do.
+    pub fn unfrozen(&self) -> Option<Unfrozen> {
+        self.unfrozen
+    }
+
+    /// Its own parameters: the weight while it is held in the compute type, and the bias.
+    pub(super) fn own(&self) -> Vec<&[T]> {
+        self.weight.elements().into_iter().chain(self.bias.as_deref()).collect()
+    }
+
+    /// As [`Self::own`], to be changed.
+    pub(super) fn own_mut(&mut self) -> Vec<&mut [T]> {
+        self.weight.elements_mut().into_iter().chain(self.bias.as_deref_mut()).collect()
+    }
+
     /// Whether anything here trains.
     pub fn trains(&self) -> bool {
-        !self.attached.is_empty()
+        !self.attached.is_empty() || self.unfrozen.is_some()
     }
 
     /// `x [n, d_in]` to `y [n, d_out]`, and what backward needs.
@@ -105,11 +128,11 @@ impl<T: Real> Linear<T> {
         (y, Saved(saved))
     }
 
-    /// From `dy [n, d_out]`: the adapters' gradients, and the input's where it is wanted. `x` is the input of forward; it may be left out where nothing is
-    /// attached.
+    /// From `dy [n, d_out]`: the adapters' gradients, and the input's where it is wanted. `x` is the input of forward; it may be left out where nothing
+    /// trains.
     ///
     /// # Panics
-    /// When something is attached and `x` is left out.
+    /// When something trains and `x` is left out.
     pub(super) fn backward(
         &self,
         x: Option<&Matrix<T>>,
@@ -130,8 +153,11 @@ impl<T: Real> Linear<T> {
                 Some(dx)
             }
         };
+        if let Some(Unfrozen { slot, .. }) = self.unfrozen {
+            linear_gradient(self, x.expect("the input of a linear that trains"), dy, gradients.slot_mut(slot));
+        }
         for (attached, saved) in self.attached.iter().zip(saved.0) {
-            let x = x.expect("the input of a linear with adapters");
+            let x = x.expect("the input of a linear that trains");
             let gradient = gradients.slot_mut(attached.slot);
             attached.adapter.backward(x, dy, saved, dx.as_deref_mut(), gradient, pass);
         }

@@ -6,11 +6,10 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::config::{MODULES, ModelConfig};
+use super::assemble::{Values, assemble};
+use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::family;
-use super::layer::Layer;
-use super::linear::Linear;
 use crate::adapter::Site;
 use crate::config::{ConfigError, Problems, read_json};
 use crate::ops::{Storage, Weight};
@@ -61,17 +60,7 @@ pub fn load<T: Real>(folder: &Path, stored_as: StoredAs) -> Result<Decoder<T>, L
     let config = read_folder_config(folder)?;
     let files = TensorFiles::open_folder(folder)?;
     check_inventory(&files, &config.inventory(), |name| is_harmless_extra(name, &config))?;
-    let reader = Reader { files: &files, stored_as };
-    let sites = config.sites();
-    let mut layers = Vec::with_capacity(config.layers);
-    for (index, sites) in sites.chunks(MODULES.len()).enumerate() {
-        layers.push(reader.layer(&config, index, sites)?);
-    }
-    let shape = (config.vocab_size, config.hidden_size);
-    let embedding = reader.matrix("model.embed_tokens.weight", shape.0, shape.1)?;
-    let head = if config.tied { None } else { Some(reader.matrix("lm_head.weight", shape.0, shape.1)?) };
-    let norm = files.read("model.norm.weight")?;
-    Ok(Decoder { config, embedding, layers, norm, head })
+    assemble(config, &Reader { files: &files, stored_as })
 }
 
 /// Tensors that older writers left in a folder and that change nothing: rotary tables, and the copy of a tied head.
@@ -84,37 +73,22 @@ struct Reader<'a> {
     stored_as: StoredAs,
 }
 
-impl Reader<'_> {
-    fn layer<T: Real>(&self, config: &ModelConfig, index: usize, sites: &[Site]) -> Result<Layer<T>, LoadError> {
-        let path = format!("model.layers.{index}");
-        let mut linears = Vec::with_capacity(MODULES.len());
-        for (module, site) in sites.iter().enumerate() {
-            let weight = self.matrix(&format!("{}.weight", site.name), site.d_out, site.d_in)?;
-            let bias = match config.module_bias(module) {
-                true => Some(self.files.read(&format!("{}.bias", site.name))?),
-                false => None,
-            };
-            linears.push(Linear::new(site.clone(), weight, bias));
-        }
-        let Ok(linears) = linears.try_into() else { unreachable!("one site for each module") };
-        Ok(Layer {
-            attention_norm: self.files.read(&format!("{path}.input_layernorm.weight"))?,
-            mlp_norm: self.files.read(&format!("{path}.post_attention_layernorm.weight"))?,
-            linears,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            norm_eps: T::from_f64(config.norm_eps),
-        })
+impl<T: Real> Values<T> for Reader<'_> {
+    type Error = LoadError;
+
+    fn vector(&self, site: &Site, name: &str) -> Result<Vec<T>, LoadError> {
+        Ok(self.files.read(&format!("{}.{name}", site.name))?)
     }
 
-    fn matrix<T: Real>(&self, name: &str, rows: usize, cols: usize) -> Result<Weight<T>, LoadError> {
+    fn matrix(&self, site: &Site) -> Result<Weight<T>, LoadError> {
+        let name = format!("{}.weight", site.name);
         let bf16 = match self.stored_as {
-            StoredAs::File => self.files.info(name)?.dtype == Dtype::Bf16,
+            StoredAs::File => self.files.info(&name)?.dtype == Dtype::Bf16,
             StoredAs::Compute => false,
             StoredAs::Bf16 => true,
         };
         let storage =
-            if bf16 { Storage::Bf16(self.files.read_bf16(name)?) } else { Storage::Dense(self.files.read(name)?) };
-        Ok(Weight::new(storage, rows, cols))
+            if bf16 { Storage::Bf16(self.files.read_bf16(&name)?) } else { Storage::Dense(self.files.read(&name)?) };
+        Ok(Weight::new(storage, site.d_out, site.d_in))
     }
 }

@@ -4,6 +4,7 @@
 //! explicit: forward returns what backward needs by value, and backward stops below the lowest layer that trains. Nothing here knows a method by name,
 //! and nothing outside `family` knows a family by name.
 
+mod assemble;
 mod attach;
 mod config;
 mod cost;
@@ -12,12 +13,15 @@ mod family;
 mod layer;
 mod linear;
 mod load;
+mod trained;
 
+pub use assemble::{initial_values, random};
 pub use attach::{AttachError, Attachment, resolve};
-pub use config::{MODULES, ModelConfig};
+pub use config::{MODULES, ModelConfig, NORMS};
 pub use cost::{Cost, Training};
 pub use decoder::Decoder;
 pub use family::{families, read_config};
 pub use layer::Layer;
 pub use linear::{Attached, Linear};
 pub use load::{LoadError, StoredAs, load, read_folder_config};
+pub use trained::{Norm, Table, Trained, Unfrozen};

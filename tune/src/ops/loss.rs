@@ -50,11 +50,13 @@ pub fn log_probabilities<T: Real>(
 
 /// The weighted sum of `-log p(target)` and its gradient with respect to `hidden`.
 ///
-/// `hidden [rows.len(), d]`, `head [vocab, d]`; the gradient has the shape of `hidden`: `d logits = weight (softmax - onehot)`.
+/// `hidden [rows.len(), d]`, `head [vocab, d]`; the gradient has the shape of `hidden`: `d logits = weight (softmax - onehot)`. The head's own gradient is
+/// added to `d_head [vocab * d]` where one is given. Weights may be negative.
 pub fn forward_backward<T: Real>(
     hidden: &Matrix<T>,
     head: &Weight<T>,
     labels: &[Label],
+    mut d_head: Option<&mut [T]>,
     workspace: &Workspace<T>,
 ) -> (f64, Matrix<T>) {
     let mut losses = vec![0.0; labels.len()];
@@ -84,6 +86,10 @@ pub fn forward_backward<T: Real>(
         head.backward(logits, &mut chunk, false, workspace);
         let cols = hidden.cols();
         d_hidden.data_mut()[start * cols..][..chunk.data().len()].copy_from_slice(chunk.data());
+        if let Some(d_head) = &mut d_head {
+            chunk.copy_from(&hidden.data()[start * cols..][..chunk.data().len()]);
+            head.gradient(&chunk, logits, d_head);
+        }
     });
     (losses.iter().sum(), d_hidden)
 }
@@ -151,8 +157,14 @@ mod tests {
             m.copy_from(values);
             m
         };
-        let loss = |values: &[f64]| forward_backward(&matrix(values), &head, &labels, &workspace);
+        let loss = |values: &[f64]| forward_backward(&matrix(values), &head, &labels, None, &workspace);
         let (sum, gradient) = loss(&hidden);
+        let mut d_head = vec![0.0; 9 * 5];
+        forward_backward(&matrix(&hidden), &head, &labels, Some(&mut d_head), &workspace);
+        check("d head", &numbers(9 * 5, "head"), &d_head, |values| {
+            let head = Weight::new(Storage::Dense(values.to_vec()), 9, 5);
+            forward_backward(&matrix(&hidden), &head, &labels, None, &workspace).0
+        });
         check("d hidden", &hidden, gradient.data(), |values| loss(values).0);
         let log_p = log_probabilities(&matrix(&hidden), &head, &labels, &workspace);
         let expected: f64 = log_p.iter().zip(&labels).map(|(log_p, label)| -label.weight * log_p).sum();
@@ -168,12 +180,12 @@ mod tests {
         let labels: Vec<Label> = (0..8).map(|i| Label { row: 2 * i, target: 5 * i as u32, weight: 1.0 }).collect();
         let mut hidden = workspace_matrix(8);
         hidden.data_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * i as f32);
-        let all = forward_backward(&hidden, &head, &labels, &Workspace::new(2).unwrap());
+        let all = forward_backward(&hidden, &head, &labels, None, &Workspace::new(2).unwrap());
         for (i, label) in labels.iter().enumerate() {
             let mut one = workspace_matrix(1);
             one.copy_from(hidden.row(i));
             let (_, gradient) =
-                forward_backward(&one, &head, &[Label { row: 0, ..*label }], &Workspace::new(1).unwrap());
+                forward_backward(&one, &head, &[Label { row: 0, ..*label }], None, &Workspace::new(1).unwrap());
             // a sum of `vocab` products in f32, in another blocking
             assert!((gradient.row(0)[0] - all.1.row(i)[0]).abs() < 1e-4, "row {i}");
         }

@@ -1,7 +1,7 @@
 //! Root-mean-square norm: `y = w x / sqrt(mean(x^2) + eps)`, row by row.
 //!
 //! Forward keeps one number a row, the inverse root; the normalised rows are computed again where backward needs them, which costs less than reading
-//! them back from memory. The weight is frozen and has no gradient.
+//! them them back from memory. The weight's gradient is asked for only where the norm trains.
 
 use rayon::prelude::*;
 
@@ -76,6 +76,19 @@ pub fn backward<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, weight: &[T], saved: &Sa
     dx.data_mut().par_chunks_mut(ROWS * cols).enumerate().for_each(task);
 }
 
+/// Adds to `gradient [d]` that of the weight: `dw_i += sum_rows dy_i x_i r`. Columns are split over threads, rows are added in their order.
+pub fn weight_gradient<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, saved: &Saved<T>, gradient: &mut [T]) {
+    gradient.par_chunks_mut(64).enumerate().for_each(|(chunk, gradient)| {
+        let from = chunk * 64;
+        for row in 0..x.rows() {
+            let (x, dy, r) = (&x.row(row)[from..], &dy.row(row)[from..], saved.inverse_root[row]);
+            for ((gradient, &dy), &x) in gradient.iter_mut().zip(dy).zip(x) {
+                *gradient += dy * (x * r);
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +111,8 @@ mod tests {
         let mut dx = workspace.zeros(rows, cols);
         backward(&grad, &x, &weight, &saved, &mut dx);
         check("norm dx", &values, dx.data(), |values| dot(run(values).1.data(), &dy));
+        let mut dw = vec![0.0; cols];
+        weight_gradient(&grad, &x, &saved, &mut dw);
+        check("norm dw", &weight, &dw, |weight| dot(forward(&x, weight, 1e-3, &workspace).0.data(), &dy));
     }
 }

@@ -1,4 +1,4 @@
-//! A frozen weight matrix in the type it is stored in: `y = x W^T`, `dx = dy W`, row gather, and never a gradient.
+//! A weight matrix in the type it is stored in: `y = x W^T`, `dx = dy W`, row gather; frozen, or thawed in the compute type with a gradient `dW = dy^T x`.
 //!
 //! bf16 weights stay bf16 in memory and are widened block by block on the fly; arithmetic and accumulation are in `T`. An embedding and the output head
 //! tied to it share one such matrix.
@@ -6,7 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::tensor::{MatRef, Matrix, Real, Workspace, matmul};
+use crate::tensor::{MatMut, MatRef, Matrix, Real, Workspace, matmul};
 use crate::weights::round_to_bf16;
 
 /// How the elements are held.
@@ -18,7 +18,7 @@ pub enum Storage<T> {
     Bf16(Vec<bf16>),
 }
 
-/// A frozen matrix `[rows, cols]` = `[d_out, d_in]`, row-major.
+/// A matrix `[rows, cols]` = `[d_out, d_in]`, row-major.
 #[derive(Clone, Debug)]
 pub struct Weight<T> {
     storage: Storage<T>,
@@ -101,6 +101,38 @@ impl<T: Real> Weight<T> {
         out
     }
 
+    /// Adds the gradient of the elements to `gradient [rows * cols]`: `dW += dy^T x`, for `x [n, cols]` and `dy [n, rows]`.
+    pub fn gradient(&self, x: &Matrix<T>, dy: &Matrix<T>, gradient: &mut [T]) {
+        matmul(MatMut::new(gradient, self.rows, self.cols), true, dy.view().t(), x.view(), T::ONE);
+    }
+
+    /// Adds to `gradient [rows * cols]` that of [`Self::gather`]: row i of `dy` belongs to row `ids[i]`. Rows are added in their order.
+    pub fn gather_gradient(&self, ids: &[u32], dy: &Matrix<T>, gradient: &mut [T]) {
+        for (row, &id) in ids.iter().enumerate() {
+            let to = &mut gradient[id as usize * self.cols..(id as usize + 1) * self.cols];
+            to.iter_mut().zip(dy.row(row)).for_each(|(to, &from)| *to += from);
+        }
+    }
+
+    /// Turns the storage into the compute type, so that the elements can be changed.
+    pub fn thaw(&mut self) {
+        if let Storage::Bf16(data) = &self.storage {
+            let mut wide = vec![T::ZERO; data.len()];
+            widen(data, &mut wide);
+            self.storage = Storage::Dense(wide);
+        }
+    }
+
+    /// The elements in the compute type, row-major; none while they are held as bf16.
+    pub fn elements(&self) -> Option<&[T]> {
+        if let Storage::Dense(data) = &self.storage { Some(data) } else { None }
+    }
+
+    /// As [`Self::elements`], to be changed.
+    pub fn elements_mut(&mut self) -> Option<&mut [T]> {
+        if let Storage::Dense(data) = &mut self.storage { Some(data) } else { None }
+    }
+
     /// `W + delta`, computed in f64 and rounded once to the same storage; `delta` is row-major `[rows, cols]`.
     ///
     /// # Panics
@@ -165,6 +197,29 @@ mod tests {
         let once = dx.data().to_vec();
         weight.backward(&matrix(&workspace, 3, &dy), &mut dx, true, &workspace);
         assert!(dx.data().iter().zip(&once).all(|(two, one)| (two - 2.0 * one).abs() < 1e-12));
+    }
+
+    #[test]
+    fn gradients_of_the_elements_are_those_of_forward_and_gather() {
+        let workspace = Workspace::new(1).unwrap();
+        let (w, x, dy) = (numbers(5 * 7, "w"), numbers(3 * 7, "x"), numbers(3 * 5, "dy"));
+        let weight = |w: &[f64]| Weight::new(Storage::Dense(w.to_vec()), 5, 7);
+        let (x, dy) = (matrix(&workspace, 3, &x), matrix(&workspace, 3, &dy));
+        let mut gradient = vec![0.0; 5 * 7];
+        weight(&w).gradient(&x, &dy, &mut gradient);
+        check("dW", &w, &gradient, |w| dot(weight(w).forward(&x, &workspace).data(), dy.data()));
+        let ids = [4, 0, 4];
+        let mut gradient = vec![0.0; 5 * 7];
+        weight(&w).gather_gradient(&ids, &x, &mut gradient);
+        check("dE", &w, &gradient, |w| dot(weight(w).gather(&ids, &workspace).data(), x.data()));
+    }
+
+    #[test]
+    fn thawing_keeps_the_values() {
+        let mut weight = Weight::<f32>::new(Storage::Bf16(vec![bf16::from_f32(0.1), bf16::from_f32(-3.0)]), 1, 2);
+        assert!(weight.elements_mut().is_none());
+        weight.thaw();
+        assert_eq!(weight.elements(), Some([bf16::from_f32(0.1).to_f32(), -3.0].as_slice()));
     }
 
     #[test]

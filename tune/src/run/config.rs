@@ -167,10 +167,9 @@ impl RunConfig {
 /// reports one that cannot.
 fn check_fit(model: &Path, entries: &[Option<Attachment>], problems: &Problems) {
     let Ok(model) = read_folder_config(model) else { return };
-    let sites = model.sites();
     for (index, entry) in entries.iter().enumerate() {
         let Some(entry) = entry else { continue };
-        for error in resolve(std::slice::from_ref(entry), &sites).err().into_iter().flatten() {
+        for error in resolve(std::slice::from_ref(entry), &model).err().into_iter().flatten() {
             problems.add(format!("adapter.{index}"), error.reason());
         }
     }
@@ -250,13 +249,8 @@ fn read_adapter(mut section: Section) -> Option<Attachment> {
 
 fn write_adapter(attachment: &Attachment) -> Value {
     let mut map = attachment.method.write();
-    let sites = match &attachment.selection.sites {
-        Sites::Names(names) => json!(names),
-        Sites::Pattern(pattern) => json!(pattern),
-        Sites::AllLinear => json!("all-linear"),
-    };
     map.insert("type".into(), json!(attachment.method.name()));
-    map.insert("sites".into(), sites);
+    map.insert("sites".into(), attachment.selection.sites.to_value());
     map.insert("layers".into(), json!(attachment.selection.layers.list()));
     Value::Object(map)
 }

@@ -63,7 +63,9 @@ pub fn merge(
         let model = source.load::<f32>(StoredAs::File)?;
         let adapted = logits(&model, &probe, &workspace);
         workspace.run(|| merge_into(&source.base, &model, dtype, staging.path()))?;
-        let names: std::collections::BTreeSet<&str> = model.attached().map(|(site, _)| site.name.as_str()).collect();
+        let trained = model.trained();
+        let names: std::collections::BTreeSet<&str> =
+            trained.iter().map(|trained| trained.site.name.as_str()).collect();
         let first = names.first().map(|name| format!("{name}.weight")).unwrap_or_default();
         let written = TensorFiles::open_folder(staging.path())?.info(&first)?.dtype;
         (adapted, names.len(), written)

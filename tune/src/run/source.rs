@@ -50,14 +50,13 @@ impl Source {
     /// # Errors
     /// When a file is broken or the adapter does not fit the base.
     pub fn load<T: Real>(&self, stored_as: StoredAs) -> Result<Decoder<T>, RunError> {
-        let sites = self.config.sites();
         let plan = match &self.adapter {
             None => None,
             Some((path, adapter)) => {
                 let attachments = adapter.attachments();
-                let chosen = resolve(&attachments, &sites)
+                let chosen = resolve(&attachments, &self.config)
                     .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
-                adapter.check(&sites, &chosen)?;
+                adapter.check(&self.config.modules(), &chosen)?;
                 Some((adapter, attachments, chosen))
             }
         };

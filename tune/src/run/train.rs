@@ -71,9 +71,8 @@ fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progres
     let tokenizer = Tokenizer::from_folder(&config.model)?;
     let dataset = samples::load(config, &plan.model, &tokenizer)?;
     let (train, dev) = (&dataset.train.encoded, &dataset.dev.encoded);
-    let sites = plan.model.sites();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
-    let chosen = resolve(&config.attachments, &sites).map_err(attach)?;
+    let chosen = resolve(&config.attachments, &plan.model).map_err(attach)?;
     largest_batch(&mut plan.training, train, config.fit.batch);
     memory::check(&Cost::of(&plan.model, &config.attachments, &chosen, plan.training))?;
 

@@ -1,10 +1,15 @@
-//! AdamW over the flat trainable vectors of a model's adapters.
+//! AdamW over everything that trains in a model.
 //!
 //! Loshchilov and Hutter 2019; the arithmetic is PyTorch's: bias-corrected moments, epsilon outside the root, decoupled weight decay.
+
+use rayon::prelude::*;
 
 use crate::adapter::Gradients;
 use crate::model::Decoder;
 use crate::tensor::Real;
+
+/// Elements handled by one parallel task.
+const CHUNK: usize = 1 << 14;
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,13 +56,22 @@ impl<T: Real> AdamW<T> {
         let [b1, b2, rest1, rest2] = [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(T::from_f64);
         let [keep, size] = [1.0 - rate * weight_decay, rate / correction1].map(T::from_f64);
         let [root, epsilon] = [correction2, epsilon].map(T::from_f64);
-        for attached in model.attached_mut() {
-            let (first, second) = (self.first.slot_mut(attached.slot), self.second.slot_mut(attached.slot));
-            let values = attached.adapter.parameters_mut().trainable_mut();
-            for (((p, &g), m), v) in values.iter_mut().zip(gradients.slot(attached.slot)).zip(first).zip(second) {
-                *m = b1 * *m + rest1 * g;
-                *v = b2 * *v + rest2 * (g * g);
-                *p = keep * *p - size * (*m / (v.sqrt() / root + epsilon));
+        for (slot, pieces) in model.trained_mut() {
+            let (mut first, mut second) = (self.first.slot_mut(slot), self.second.slot_mut(slot));
+            let mut gradient = gradients.slot(slot);
+            for values in pieces {
+                let (m, v, g);
+                (m, first) = first.split_at_mut(values.len());
+                (v, second) = second.split_at_mut(values.len());
+                (g, gradient) = gradient.split_at(values.len());
+                let state = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
+                values.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(state).for_each(|((p, g), (m, v))| {
+                    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                        *m = b1 * *m + rest1 * g;
+                        *v = b2 * *v + rest2 * (g * g);
+                        *p = keep * *p - size * (*m / (v.sqrt() / root + epsilon));
+                    }
+                });
             }
         }
     }

@@ -70,7 +70,7 @@ pub struct Step<T> {
 }
 
 impl<T: Real> Step<T> {
-    /// Stepping for the adapters of `model`.
+    /// Stepping for what trains in `model`.
     pub fn new(settings: StepSettings, optimizer: AdamW<T>, model: &Decoder<T>) -> Self {
         Self { settings, gradients: model.gradients(), optimizer }
     }
@@ -104,8 +104,8 @@ impl<T: Real> Step<T> {
             return Err(NotFinite::Loss { step: step + 1 });
         }
         if let Some(slot) = self.gradients.not_finite() {
-            let site = model.attached().find(|(_, attached)| attached.slot == slot);
-            let site = site.map(|(site, _)| site.name.clone()).unwrap_or_default();
+            let site = model.trained().into_iter().find(|trained| trained.slot == slot);
+            let site = site.map(|trained| trained.site.name.clone()).unwrap_or_default();
             return Err(NotFinite::Gradient { step: step + 1, site });
         }
         // the small number keeps torch's clip_grad_norm_ as the definition
@@ -113,7 +113,7 @@ impl<T: Real> Step<T> {
         if factor < 1.0 {
             self.gradients.scale(factor);
         }
-        self.optimizer.step(model, &self.gradients, rate);
+        workspace.run(|| self.optimizer.step(model, &self.gradients, rate));
         let tokens = micro_batches.iter().map(|batch| batch.tokens.len()).sum();
         let labels = micro_batches.iter().map(|batch| batch.labels.len()).sum();
         Ok(StepReport { loss, gradient_norm, tokens, labels, saved_bytes })

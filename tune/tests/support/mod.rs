@@ -133,7 +133,7 @@ pub fn qwen2_config() -> Value {
 
 /// Attaches entries with their initial values.
 pub fn attach<T: Real>(model: &mut Decoder<T>, entries: &[Attachment], seed: u64) {
-    let chosen = quanta_tune::model::resolve(entries, &model.config().sites()).unwrap();
+    let chosen = quanta_tune::model::resolve(entries, model.config()).unwrap();
     let Ok(()) = model.attach(entries, &chosen, seed, |_, _, _| Ok::<_, Infallible>(()));
 }
 
