@@ -30,7 +30,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let sample = |sample: &InspectedSample| {
             json!({
-                "tokens": sample.tokens, "texts": sample.texts, "trained_from": sample.trained_from, "truncated": sample.truncated,
+                "tokens": sample.tokens, "texts": sample.texts, "truncated": sample.truncated,
+                "trained": sample.trained.iter().map(|span| [span.start, span.end]).collect::<Vec<_>>(),
+                "trained_from": sample.trained.first().map(|span| span.start),
             })
         };
         let parts: Vec<Value> = report
@@ -62,8 +64,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// The sample's text, trained tokens green on a terminal and between brackets elsewhere.
 fn marked(sample: &InspectedSample, colour: bool) -> String {
-    let (prompt, trained) = sample.texts.split_at(sample.trained_from);
     let (open, close) = if colour { ("\x1b[32m", "\x1b[0m") } else { ("[[", "]]") };
     let shown = |texts: &[String]| texts.concat().replace('\u{2581}', " ");
-    format!("{}{open}{}{close}", shown(prompt), shown(trained))
+    let (mut text, mut read) = (String::new(), 0);
+    for span in &sample.trained {
+        text +=
+            &format!("{}{open}{}{close}", shown(&sample.texts[read..span.start]), shown(&sample.texts[span.clone()]));
+        read = span.end;
+    }
+    text + &shown(&sample.texts[read..])
 }

@@ -21,21 +21,20 @@ impl Weighting {
     pub const NAMES: [(&'static str, Weighting); 2] = [("token", Weighting::Token), ("sample", Weighting::Sample)];
 }
 
-/// Packs sequences as independent roots, labels on their trained tokens. A trained first token has no row before it and does not count.
+/// Packs sequences as independent roots, labels on their trained tokens, none of which is a sequence's first: that one has no row before it.
 ///
 /// # Panics
-/// When a sequence is empty; encoding yields none.
+/// When a sequence is empty, or trains its first token; encoding yields neither.
 pub fn pack(sequences: &[&Encoded], weighting: Weighting) -> Batch {
     let mut labels = Vec::new();
     let mut start = 0;
     for sequence in sequences {
-        let range = sequence.trained_range();
-        let first = range.start.max(1);
         let weight = match weighting {
             Weighting::Token => 1.0,
-            Weighting::Sample => 1.0 / range.end.saturating_sub(first).max(1) as f64,
+            Weighting::Sample => 1.0 / sequence.trained_tokens().max(1) as f64,
         };
-        labels.extend((first..range.end).map(|at| Label { row: start + at - 1, target: sequence.tokens[at], weight }));
+        let label = |at: usize| Label { row: start + at - 1, target: sequence.tokens[at], weight };
+        labels.extend(sequence.trained_positions().map(label));
         start += sequence.tokens.len();
     }
     let tokens: Vec<&[u32]> = sequences.iter().map(|sequence| sequence.tokens.as_slice()).collect();
@@ -48,7 +47,7 @@ mod tests {
 
     #[test]
     fn labels_predict_the_next_token_of_their_own_sequence() {
-        let sequence = |tokens: &[u32], trained| Encoded { tokens: tokens.to_vec(), trained, truncated: false };
+        let sequence = |tokens: &[u32], trained| Encoded::with_tail(tokens.to_vec(), trained, false);
         let (a, b, whole) = (sequence(&[1, 5, 6, 7], 2), sequence(&[1, 8], 1), sequence(&[9, 4], 2));
         let batch = pack(&[&a, &b, &whole], Weighting::Token);
         assert_eq!(batch.tokens, [1, 5, 6, 7, 1, 8, 9, 4]);
@@ -57,5 +56,8 @@ mod tests {
         assert_eq!(batch.segments.positions(), [0, 1, 2, 3, 0, 1, 0, 1]);
         assert_eq!(batch.weight(), 4.0);
         assert_eq!(pack(&[&a, &b], Weighting::Sample).weight(), 2.0);
+        let spans = Encoded { tokens: vec![1, 5, 6, 7, 8], trained: vec![1..2, 3..5], truncated: false };
+        let rows: Vec<usize> = pack(&[&b, &spans], Weighting::Token).labels.iter().map(|label| label.row).collect();
+        assert_eq!(rows, [0, 2, 4, 5]);
     }
 }

@@ -4,7 +4,7 @@
 //! once and adds no rule of its own but one: a running text is divided by its windows, not by its files. Batches and
 //! the order of training are left to the training loop.
 
-use super::encode::{EncodeError, Form, Options, encode};
+use super::encode::{EncodeError, Form, Options, encode, encode_candidates};
 use super::example::{Encoded, Example};
 use super::sample::{Available, Chosen, Counts};
 use super::statistics::Statistics;
@@ -50,6 +50,8 @@ pub struct Part {
     pub examples: Vec<Example>,
     /// The rows as tokens, in the same order.
     pub encoded: Vec<Encoded>,
+    /// The candidates of each row as tokens, in the same order, the row's own in theirs; empty where no row has any.
+    pub candidates: Vec<Vec<Encoded>>,
 }
 
 impl Part {
@@ -89,27 +91,33 @@ impl Dataset {
         if splits.test.is_none() && counts.test.unwrap_or(0) > 0 {
             return Err(DatasetError::NoTestSplit { wanted: counts.test.unwrap_or(0) });
         }
-        let encoded = |part: &'static str, rows: &[Example]| {
-            encode(rows, task.form, tokenizer, options).map_err(|source| DatasetError::Encode { part, source })
-        };
         if task.form == Form::Windows {
-            by_windows(&splits, counts, encoded)
-        } else {
-            by_rows(&splits, counts, encoded)
+            let encoded = |part: &'static str, rows: &[Example]| {
+                encode(rows, task.form, tokenizer, options).map_err(|source| DatasetError::Encode { part, source })
+            };
+            return by_windows(&splits, counts, encoded);
         }
+        by_rows(splits, counts, |part, examples| {
+            let failed = |source| DatasetError::Encode { part, source };
+            let encoded = encode(&examples, task.form, tokenizer, options).map_err(failed)?;
+            let candidates = match examples.iter().all(|row| row.candidates.is_empty()) {
+                true => Vec::new(),
+                false => encode_candidates(&examples, task.form, tokenizer, options).map_err(failed)?,
+            };
+            Ok(Part { examples, encoded, candidates })
+        })
     }
 }
 
 fn by_rows(
-    splits: &Splits,
+    splits: Splits,
     counts: Counts,
-    encoded: impl Fn(&'static str, &[Example]) -> Result<Vec<Encoded>, DatasetError>,
+    encoded: impl Fn(&'static str, Vec<Example>) -> Result<Part, DatasetError>,
 ) -> Result<Dataset, DatasetError> {
     let (valid, test) = (splits.valid.as_ref(), splits.test.as_ref());
     let chosen = choose(splits.train.len(), valid.map(Vec::len), test.map(Vec::len), counts)?;
     let part = |name, rows: &[Example], positions: &[usize]| {
-        let examples: Vec<Example> = positions.iter().map(|position| rows[*position].clone()).collect();
-        Ok::<Part, DatasetError>(Part { encoded: encoded(name, &examples)?, examples })
+        encoded(name, positions.iter().map(|position| rows[*position].clone()).collect())
     };
     Ok(Dataset {
         train: part("train", &splits.train, &chosen.train)?,
@@ -128,8 +136,8 @@ fn by_windows(
     let test = splits.test.as_ref().map(|rows| encoded("test", rows)).transpose()?;
     let chosen = choose(train.len(), valid.as_ref().map(Vec::len), test.as_ref().map(Vec::len), counts)?;
     let part = |windows: &[Encoded], positions: &[usize]| Part {
-        examples: Vec::new(),
         encoded: positions.iter().map(|position| windows[*position].clone()).collect(),
+        ..Part::default()
     };
     Ok(Dataset {
         train: part(&train, &chosen.train),

@@ -10,6 +10,7 @@
 //! those from the first that differs from the prompt's own; the authors' program would train on nothing.
 
 use super::example::{Encoded, Example};
+use super::python::strip_start;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use rayon::prelude::*;
 use std::fmt;
@@ -200,7 +201,7 @@ pub fn encode_prompt(
     tokenizer: &Tokenizer,
     options: &Options,
 ) -> Result<(Vec<u32>, bool), RowError> {
-    let text = if form == Form::Template { trim_start(prompt).trim_matches(' ') } else { prompt };
+    let text = if form == Form::Template { strip_start(prompt).trim_matches(' ') } else { prompt };
     cut(tokenizer.encode(text)?, tokenizer, options)
 }
 
@@ -251,8 +252,8 @@ fn encode_row(
     };
     // The authors count on the texts as they are, and drop what white space stands in front of the whole only
     // afterwards.
-    if form == Form::Template && trim_start(whole).len() < whole.len() {
-        tokens = tokenizer.encode(trim_start(whole).trim_matches(' '))?;
+    if form == Form::Template && strip_start(whole).len() < whole.len() {
+        tokens = tokenizer.encode(strip_start(whole).trim_matches(' '))?;
     }
     if answer == 0 {
         // An end token alone would train the model to say nothing.
@@ -271,7 +272,7 @@ fn encode_row(
     match trained {
         0 if truncated => Err(RowError::AllCut { tokens: before, max_length: options.max_length }),
         0 => Err(RowError::NoTrainedToken),
-        _ => Ok(Encoded { tokens, trained, truncated }),
+        _ => Ok(Encoded::with_tail(tokens, trained, truncated)),
     }
 }
 
@@ -311,9 +312,9 @@ fn windows(text: &str, tokenizer: &Tokenizer, max_length: usize) -> Result<Vec<E
     let window = |start: usize| {
         let end = (start + max_length - 1 + overlap).min(tokens.len());
         let tokens: Vec<u32> = begin.into_iter().chain(tokens[start..end].iter().copied()).collect();
-        Encoded { trained: tokens.len() - 1, tokens, truncated: false }
+        Encoded::with_tail(tokens, max_length, false)
     };
-    let windows: Vec<Encoded> = starts.map(window).filter(|window| window.trained > 0).collect();
+    let windows: Vec<Encoded> = starts.map(window).filter(|window| !window.trained.is_empty()).collect();
     if windows.is_empty() { Err(RowError::NoTrainedToken) } else { Ok(windows) }
 }
 
@@ -332,11 +333,6 @@ fn chunks(text: &str, size: usize) -> Vec<&str> {
     }
     pieces.push(rest);
     pieces
-}
-
-/// Drops white space in front, by Python's definition: Unicode's, and the four ASCII separators.
-fn trim_start(text: &str) -> &str {
-    text.trim_start_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }
 
 #[cfg(test)]

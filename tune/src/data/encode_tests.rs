@@ -17,7 +17,7 @@ fn one(prompt: &str, completion: &str, form: Form, options: &Options) -> Result<
 }
 
 fn text(encoded: &Encoded) -> (String, String) {
-    let (read, trained) = encoded.tokens.split_at(encoded.trained_range().start);
+    let (read, trained) = encoded.tokens.split_at(encoded.tokens.len() - encoded.trained_tokens());
     (small().decode(read, false).unwrap(), small().decode(trained, false).unwrap())
 }
 
@@ -39,7 +39,7 @@ fn the_template_form_strips_spaces_but_keeps_the_final_newline() {
     assert_eq!(text(&row), ("<s>Passage: p\nAnswer:".to_string(), " 42\n".to_string()));
     let spaced = one(" \n  x:  ", " 4\n  ", Form::Template, &Options::default()).unwrap();
     // Counted before the white space in front goes: "\n  x:   4\n" has 10 tokens, "\n  x:" has 5.
-    assert_eq!(spaced.trained, 5);
+    assert_eq!(spaced.trained_tokens(), 5);
     assert_eq!(text(&spaced), ("<s>x:".to_string(), "   4\n".to_string()));
 }
 
@@ -47,7 +47,7 @@ fn the_template_form_strips_spaces_but_keeps_the_final_newline() {
 fn merges_across_the_boundary_are_counted_by_difference() {
     let row = one("xa", "bc", Form::Exact, &Options { append_eos: false, ..Options::default() }).unwrap();
     // x a | b c is encoded as x ab c: 4 tokens with the begin token, less 3 of the prompt.
-    assert_eq!((row.tokens.len(), row.trained), (4, 1));
+    assert_eq!((row.tokens.len(), row.trained_tokens()), (4, 1));
     // x a | b is x ab: by difference nothing, so from the first token that differs.
     let swallowed = one("xa", "b", Form::Exact, &Options::default()).unwrap();
     assert_eq!(text(&swallowed), ("<s>x".to_string(), "ab</s>".to_string()));
@@ -81,7 +81,7 @@ fn left_truncation_keeps_the_begin_token_and_the_end() {
 fn without_a_begin_token_the_first_token_left_is_never_trained() {
     let rows = [example("0123", "uvwxyz")];
     let row = &encode(&rows, Form::Exact, &without_bos(), &options(4, Truncation::Left)).unwrap()[0];
-    assert_eq!((row.tokens.len(), row.trained), (4, 3));
+    assert_eq!((row.tokens.len(), row.trained.clone()), (4, vec![1..4]));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn candidates_share_the_prompt_and_keep_their_own_trained_tokens() {
     row.candidates = ["bc", " yes", " yesterday"].map(String::from).to_vec();
     let plain = Options { append_eos: false, ..Options::default() };
     let rows = encode_candidates(&[row], Form::Exact, &small(), &plain).unwrap();
-    let trained: Vec<usize> = rows[0].iter().map(|candidate| candidate.trained).collect();
+    let trained: Vec<usize> = rows[0].iter().map(Encoded::trained_tokens).collect();
     assert_eq!(trained, [1, 4, 10]);
     // The boundary merge ab parts the first candidate from the others one token early.
     assert_eq!((shared_prefix(&rows[0]), shared_prefix(&rows[0][1..])), (8, 13));
@@ -150,9 +150,9 @@ fn windows_cover_the_text_and_train_every_token_once() {
             let windows = encode(&rows, Form::Windows, &tokenizer, &policy).unwrap();
             assert_eq!(windows.iter().map(|window| window.tokens.len()).collect::<Vec<_>>(), expected);
             let trained: Vec<u32> =
-                windows.iter().flat_map(|window| window.tokens[window.trained_range()].to_vec()).collect();
+                windows.iter().flat_map(|window| window.trained_positions().map(|at| window.tokens[at])).collect();
             assert_eq!(tokenizer.decode(&trained, false).unwrap(), text[untrained..]);
-            assert!(windows.iter().all(|window| window.trained == window.tokens.len() - 1));
+            assert!(windows.iter().all(|window| window.trained == [1..window.tokens.len()]));
         }
     }
     let empty = encode(&[Example::default()], Form::Windows, &small(), &Options::default());

@@ -3,6 +3,17 @@
 //! They are here, apart from the code that makes them, because every other file of this room speaks of them. How text
 //! becomes tokens is left to `encode`; how tokens are packed into a batch, to the batch.
 
+use std::ops::Range;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what the model's template knows besides.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
 /// One row as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
@@ -14,26 +25,41 @@ pub struct Example {
     pub answers: Vec<String>,
     /// The completions to choose from, the right one among them; empty where the answer is free text.
     pub candidates: Vec<String>,
+    /// The conversation, where the row is one; prompt and completion are empty then.
+    pub messages: Vec<Message>,
+    /// The part of the data set that the row belongs to, such as one of several test sets; empty where it has no parts.
+    pub group: String,
     /// Where the row stands in its file, from 1: the line, or the position in an array.
     pub line: usize,
 }
 
-/// One row as tokens: the last [`trained`](Self::trained) of them are trained, the others are only read.
+/// One row as tokens: those in [`trained`](Self::trained) are predicted and enter the loss, the others are only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     /// Token ids, the begin token included where the tokenizer has one.
     pub tokens: Vec<u32>,
-    /// How many tokens at the end are predicted and enter the loss: from 1 to `tokens.len() - 1`, because nothing
-    /// stands before the first token that could predict it.
-    pub trained: usize,
+    /// Positions of the trained tokens: ascending ranges, none empty, no two touching the same token. None begins at 0,
+    /// because nothing stands before the first token that could predict it.
+    pub trained: Vec<Range<usize>>,
     /// Whether tokens were cut off to fit the length limit.
     pub truncated: bool,
 }
 
 impl Encoded {
-    /// Positions of the trained tokens in [`tokens`](Self::tokens).
-    pub fn trained_range(&self) -> std::ops::Range<usize> {
-        self.tokens.len() - self.trained..self.tokens.len()
+    /// A sequence whose last `trained` tokens are trained, all but the first at most.
+    pub fn with_tail(tokens: Vec<u32>, trained: usize, truncated: bool) -> Self {
+        let trained = tokens.len().saturating_sub(trained).max(1)..tokens.len();
+        Self { trained: if trained.is_empty() { Vec::new() } else { vec![trained] }, tokens, truncated }
+    }
+
+    /// How many tokens are trained.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained.iter().map(Range::len).sum()
+    }
+
+    /// Positions of the trained tokens in [`tokens`](Self::tokens), ascending.
+    pub fn trained_positions(&self) -> impl Iterator<Item = usize> {
+        self.trained.iter().cloned().flatten()
     }
 }
 
@@ -50,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_shared_prefix_is_the_longest_common_one() {
-        let encoded = |tokens: &[u32]| Encoded { tokens: tokens.to_vec(), trained: 1, truncated: false };
+        let encoded = |tokens: &[u32]| Encoded::with_tail(tokens.to_vec(), 1, false);
         assert_eq!(shared_prefix(&[]), 0);
         assert_eq!(shared_prefix(&[encoded(&[1, 2])]), 2);
         assert_eq!(shared_prefix(&[encoded(&[1, 2, 3]), encoded(&[1, 2, 4]), encoded(&[1, 2])]), 2);
@@ -58,7 +84,16 @@ mod tests {
     }
 
     #[test]
-    fn the_trained_range_is_the_tail() {
-        assert_eq!(Encoded { tokens: vec![5, 6, 7, 8], trained: 3, truncated: false }.trained_range(), 1..4);
+    fn trained_tokens_are_counted_over_all_spans() {
+        let spans = Encoded { tokens: vec![5; 9], trained: vec![1..3, 5..6, 6..9], truncated: false };
+        assert_eq!(spans.trained_tokens(), 6);
+        assert_eq!(spans.trained_positions().collect::<Vec<_>>(), [1, 2, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_tail_never_holds_the_first_token() {
+        let tail = |n: usize, trained| Encoded::with_tail(vec![7; n], trained, false).trained;
+        assert_eq!((tail(4, 3), tail(4, 9), tail(4, 1)), (vec![1..4], vec![1..4], vec![3..4]));
+        assert_eq!((tail(4, 0), tail(1, 1), tail(0, 2)), (vec![], vec![], vec![]));
     }
 }

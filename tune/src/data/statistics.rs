@@ -56,7 +56,7 @@ impl Statistics {
         Self {
             sequences: sequences.len(),
             tokens: Spread::of(sequences.iter().map(|sequence| sequence.tokens.len())),
-            trained: Spread::of(sequences.iter().map(|sequence| sequence.trained)),
+            trained: Spread::of(sequences.iter().map(Encoded::trained_tokens)),
             truncated: sequences.iter().filter(|sequence| sequence.truncated).count(),
         }
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn sequence(tokens: usize, trained: usize, truncated: bool) -> Encoded {
-        Encoded { tokens: vec![0; tokens], trained, truncated }
+        Encoded::with_tail(vec![0; tokens], trained, truncated)
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Score {
 /// # Panics
 /// When a token id is not below the model's vocabulary size, or there is no token.
 pub fn score_tokens<T: Real>(model: &Decoder<T>, tokens: &[u32], workspace: &Workspace<T>) -> Score {
-    let whole = Encoded { tokens: tokens.to_vec(), trained: tokens.len(), truncated: false };
+    let whole = Encoded::with_tail(tokens.to_vec(), tokens.len(), false);
     let batch = pack(&[&whole], Weighting::Token);
     let pass = Pass { workspace, draw: None };
     Score { log_probabilities: workspace.run(|| model.log_probabilities(&batch, &pass)) }

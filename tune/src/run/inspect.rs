@@ -1,5 +1,7 @@
 //! `quanta inspect`: the samples a run would train on, as tokens, with what is trained marked, and their lengths.
 
+use std::ops::Range;
+
 use super::{RunConfig, RunError, samples};
 use crate::data::dataset::Part;
 use crate::data::statistics::Statistics;
@@ -13,8 +15,8 @@ pub struct InspectedSample {
     pub tokens: Vec<u32>,
     /// Each token's text.
     pub texts: Vec<String>,
-    /// First trained token; those behind it are trained too.
-    pub trained_from: usize,
+    /// Positions of the trained tokens: ascending ranges, none empty.
+    pub trained: Vec<Range<usize>>,
     /// Whether it was cut to the length limit.
     pub truncated: bool,
 }
@@ -55,7 +57,7 @@ pub fn inspect(config: &RunConfig, count: usize) -> Result<InspectReport, RunErr
             .map(|sample| InspectedSample {
                 tokens: sample.tokens.clone(),
                 texts: sample.tokens.iter().map(|&token| tokenizer.token_text(token)).collect(),
-                trained_from: sample.trained_range().start,
+                trained: sample.trained.clone(),
                 truncated: sample.truncated,
             })
             .collect(),

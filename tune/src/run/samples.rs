@@ -15,7 +15,7 @@ pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> R
     let vocab_size = model.vocab_size;
     let beyond = [&dataset.train, &dataset.dev, &dataset.test]
         .into_iter()
-        .flat_map(|part| &part.encoded)
+        .flat_map(|part| part.encoded.iter().chain(part.candidates.iter().flatten()))
         .flat_map(|sample| &sample.tokens)
         .find(|&&token| token as usize >= vocab_size)
         .copied();

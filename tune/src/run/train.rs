@@ -107,7 +107,8 @@ fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progres
 
 /// Puts the lengths that really occur in place of the limit: the `batch` longest samples together are the largest micro-batch there can be.
 fn largest_batch(training: &mut crate::model::Training, samples: &[Encoded], batch: usize) {
-    let mut lengths: Vec<(usize, usize)> = samples.iter().map(|sample| (sample.tokens.len(), sample.trained)).collect();
+    let size = |sample: &Encoded| (sample.tokens.len(), sample.trained_tokens());
+    let mut lengths: Vec<(usize, usize)> = samples.iter().map(size).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     training.length = lengths.first().map_or(1, |longest| longest.0);
     training.tokens = lengths.iter().take(batch).map(|sample| sample.0).sum();

@@ -4,9 +4,10 @@
 //! `candidates` and `answers` (lists of texts) are optional; other keys are left alone. A `.json` file holds an array
 //! of the same objects. What is trained, and the end token, is left to the encoding.
 
-use super::{RowProblem, Splits, Task, TaskError, load_splits, read_bytes, without_mark};
+use super::{MAX_NEW_TOKENS, RowProblem, Splits, Task, TaskError, load_splits, read_bytes, without_mark};
 use crate::data::encode::Form;
 use crate::data::example::Example;
+use crate::data::objective::Objective;
 use serde_json::Value;
 use std::path::Path;
 
@@ -14,6 +15,10 @@ pub(super) const TASK: Task = Task {
     name: "jsonl",
     summary: "prompt and completion from a .jsonl file (one object a line), a .json array, or a folder of them",
     form: Form::Exact,
+    objective: Objective::Lm,
+    metrics: &[],
+    max_new_tokens: MAX_NEW_TOKENS,
+    stops_at_newline: false,
     load,
 };
 
@@ -103,7 +108,7 @@ fn example(value: Value, line: usize) -> Result<Example, String> {
         problems.push("`completion` must be one of `candidates`, to the character".to_string());
     }
     match problems.is_empty() {
-        true => Ok(Example { prompt, completion, answers, candidates, line }),
+        true => Ok(Example { prompt, completion, answers, candidates, line, ..Example::default() }),
         false => Err(problems.join(", ")),
     }
 }

@@ -11,6 +11,8 @@ mod text;
 
 use super::encode::Form;
 use super::example::Example;
+use super::metric::Metric;
+use super::objective::Objective;
 use crate::config::nearest;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,9 +26,20 @@ pub struct Task {
     pub summary: &'static str,
     /// How its text becomes tokens.
     pub form: Form,
+    /// What it trains for unless the configuration says otherwise.
+    pub objective: Objective,
+    /// The metrics that suit it, the one that validation goes by first; none: only its loss is measured.
+    pub metrics: &'static [&'static Metric],
+    /// Most tokens of a generated answer, unless the user says otherwise.
+    pub max_new_tokens: usize,
+    /// Whether a generated answer ends where its text has a newline.
+    pub stops_at_newline: bool,
     /// Reads its rows from a file or a folder.
     pub load: fn(&Path) -> Result<Splits, TaskError>,
 }
+
+/// Most tokens of a generated answer where a task knows nothing better: the authors' number.
+const MAX_NEW_TOKENS: usize = 50;
 
 /// Every task.
 pub const TASKS: &[Task] = &[jsonl::TASK, text::TASK];

@@ -3,15 +3,20 @@
 //! It is here for pretraining and for adapting to a style. A file is one row without a prompt; that it is read in
 //! windows of the length limit is its form's doing, in the encoding.
 
-use super::{Splits, Task, TaskError, load_splits, read_bytes, without_mark};
+use super::{MAX_NEW_TOKENS, Splits, Task, TaskError, load_splits, read_bytes, without_mark};
 use crate::data::encode::Form;
 use crate::data::example::Example;
+use crate::data::objective::Objective;
 use std::path::Path;
 
 pub(super) const TASK: Task = Task {
     name: "text",
     summary: "running text from a .txt file or a folder of them, in windows of max_length, every token trained",
     form: Form::Windows,
+    objective: Objective::Lm,
+    metrics: &[],
+    max_new_tokens: MAX_NEW_TOKENS,
+    stops_at_newline: false,
     load,
 };
 

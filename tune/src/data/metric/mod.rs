@@ -1,0 +1,89 @@
+//! Metrics: how right a prediction is, one file a kind and one row of the table each.
+//!
+//! A metric gives one row a value from 0 to 1, and its mean over rows is what tables print. A prediction is the text
+//! that was generated behind the prompt, or, where a row has candidates, the text of the one chosen. How predictions
+//! are made is left to the rooms above; which metrics suit a task, to the task.
+//!
+//! To add a metric: its function and constant in a file, and a row in [`METRICS`].
+
+mod text;
+
+use super::example::Example;
+use crate::config::nearest;
+
+pub use text::{EM, F1};
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name in configs, tables and on the command line.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub summary: &'static str,
+    /// The value of one row, from 0 (wrong) to 1 (right), of a prediction; the mean over rows is the metric.
+    pub score: fn(prediction: &str, example: &Example) -> f64,
+}
+
+/// Every metric.
+pub const METRICS: &[&Metric] = &[&F1, &EM];
+
+/// There is no metric of this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown metric `{name}`{}: the metrics are {}", hint(nearest), names())]
+pub struct UnknownMetric {
+    /// The name asked for.
+    pub name: String,
+    /// The name that was probably meant.
+    pub nearest: Option<&'static str>,
+}
+
+/// The metric of a name.
+///
+/// # Errors
+/// [`UnknownMetric`] with the nearest name and all names.
+pub fn find(name: &str) -> Result<&'static Metric, UnknownMetric> {
+    METRICS.iter().find(|metric| metric.name == name).copied().ok_or_else(|| UnknownMetric {
+        name: name.to_string(),
+        nearest: nearest(name, METRICS.iter().map(|metric| metric.name)),
+    })
+}
+
+fn hint(nearest: &Option<&'static str>) -> String {
+    nearest.map_or(String::new(), |name| format!(", did you mean `{name}`?"))
+}
+
+fn names() -> String {
+    METRICS.iter().map(|metric| metric.name).collect::<Vec<_>>().join(", ")
+}
+
+/// The texts that count as right: the listed answers, or the completion where none is listed.
+fn right_answers(example: &Example) -> &[String] {
+    if example.answers.is_empty() { std::slice::from_ref(&example.completion) } else { &example.answers }
+}
+
+/// The largest of some values; 0 without any.
+fn best(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for (i, metric) in METRICS.iter().enumerate() {
+            assert_eq!(find(metric.name).unwrap().name, metric.name);
+            assert!(METRICS[..i].iter().all(|other| other.name != metric.name));
+            assert!(!metric.summary.is_empty());
+        }
+        let error = find("f2").unwrap_err().to_string();
+        assert!(error.starts_with("unknown metric `f2`, did you mean `f1`?: the metrics are f1, em"), "{error}");
+    }
+
+    #[test]
+    fn without_listed_answers_the_completion_counts() {
+        let row = Example { completion: " Oslo\n".to_string(), ..Example::default() };
+        assert_eq!(((F1.score)("oslo", &row), (EM.score)("Bergen", &row)), (1.0, 0.0));
+    }
+}
