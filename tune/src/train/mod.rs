@@ -7,6 +7,7 @@ mod fit;
 mod optimizer;
 mod schedule;
 mod step;
+pub mod tensorboard;
 
 pub use fit::{EvaluationEvent, Event, FitError, FitSettings, Length, StepEvent, Summary, fit};
 pub use optimizer::{AdamW, AdamWSettings};

@@ -255,7 +255,7 @@ pub enum WeightsError {
 
 impl WeightsError {
     /// Wraps the system's answer with what was tried on which path.
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| Self::Io { action, path, cause }
     }
