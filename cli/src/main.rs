@@ -4,7 +4,9 @@
 
 mod bench;
 mod circuit;
+mod init;
 mod inspect;
+mod interrupt;
 mod merge;
 mod methods;
 mod plan;
@@ -35,6 +37,8 @@ enum Command {
     Merge(merge::Arguments),
     /// Sites, axes, gates, parameters, operations and memory of a configuration
     Plan(plan::Arguments),
+    /// A starter configuration, a tokenizer from text, a model with random weights
+    Init(init::Arguments),
     /// The samples of a configuration as tokens, trained ones marked
     Inspect(inspect::Arguments),
     /// The fine-tuning methods
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => score::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
+        Command::Init(arguments) => init::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Methods(arguments) => methods::run(arguments),
         Command::Circuit(command) => circuit::run(command),

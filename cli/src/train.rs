@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub use quanta_tune::run::ModelDtype as Dtype;
-use quanta_tune::run::{Progress, RunConfig, TrainReport, train};
-use quanta_tune::train::{EvaluationEvent, Event, StepEvent};
+use quanta_tune::run::{DryRunReport, Progress, RunConfig, TrainOptions, TrainReport, dry_run, train};
+use quanta_tune::train::{EvaluationEvent, Event, StepEvent, Validation};
 use serde_json::json;
 
+use crate::interrupt;
 use crate::text::{bytes, grouped};
 
 /// What `quanta train` takes.
@@ -24,6 +25,12 @@ pub struct Arguments {
     /// The run folder; must not exist. Without it: runs/ and the configuration's name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Continue from the run folder's newest checkpoint; begin where there is none
+    #[arg(long)]
+    resume: bool,
+    /// Do everything up to and including one step on the longest samples, and say what it takes; write nothing
+    #[arg(long, conflicts_with_all = ["resume", "out"])]
+    dry_run: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -57,8 +64,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let config = RunConfig::read(&arguments.config, &arguments.overrides)?;
     let name = arguments.config.file_stem().unwrap_or_default();
     let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+    if arguments.dry_run {
+        let report = dry_run(&config)?;
+        return if arguments.json { print_trial_json(&report) } else { print_trial(&report) };
+    }
+    let interrupt = interrupt::flag()?;
+    let options = TrainOptions { resume: arguments.resume, interrupt: Some(interrupt) };
     let mut display = Display::new();
-    let result = train(&config, &out, &mut |progress| display.show(&progress));
+    let result = train(&config, &out, options, &mut |progress| display.show(&progress));
     display.finish();
     let report = result?;
     if arguments.json { print_json(&report) } else { print_text(&report) }
@@ -76,7 +89,7 @@ impl Display {
 
     fn show(&mut self, progress: &Progress) {
         match progress {
-            Progress::Started { total_steps, trainable, base_parameters, train, dev } => {
+            Progress::Started { done, total_steps, trainable, base_parameters, train, dev } => {
                 let percent = 100.0 * *trainable as f64 / *base_parameters as f64;
                 self.say(&format!(
                     "training {} parameters ({percent:.3} % of {}) for {total_steps} steps on {} samples, {dev} for validation",
@@ -84,10 +97,13 @@ impl Display {
                     grouped(*base_parameters),
                     grouped(train.sequences),
                 ));
+                if *done > 0 {
+                    self.say(&format!("continuing after step {done}"));
+                }
                 if train.truncated > 0 {
                     self.say(&format!("{} samples were cut to the length limit", grouped(train.truncated)));
                 }
-                self.bar = ProgressBar::new(*total_steps as u64);
+                self.bar = ProgressBar::new(*total_steps as u64).with_position(*done as u64);
                 let template = "{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]";
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     self.bar.set_style(style);
@@ -106,7 +122,9 @@ impl Display {
 
     fn evaluation(&mut self, event: &EvaluationEvent) {
         let best = if event.is_best { " (best)" } else { "" };
-        self.say(&format!("step {}: validation loss {:.4}{best}", event.step, event.loss));
+        let metrics = event.validation.metrics.iter().map(|(name, value)| format!(", {name} {value:.4}"));
+        let metrics: String = metrics.collect();
+        self.say(&format!("step {}: validation loss {:.4}{metrics}{best}", event.step, event.validation.loss));
     }
 
     fn say(&self, text: &str) {
@@ -122,9 +140,12 @@ fn print_json(report: &TrainReport) -> Result<()> {
     let summary = &report.summary;
     let line = json!({
         "out": report.out.display().to_string(), "steps": summary.steps, "tokens": summary.tokens, "first_loss": summary.first_loss,
-        "last_loss": summary.last_loss, "start_eval_loss": summary.start.map(|start| start.loss),
-        "best_eval_loss": summary.best.map(|best| best.loss), "best_step": summary.best.map(|best| best.step),
-        "saved_step": report.saved_step, "seconds": summary.seconds, "peak_activation_bytes": report.peak_bytes,
+        "last_loss": summary.last_loss, "start_eval_loss": summary.start.as_ref().map(|start| start.validation.loss),
+        "best_eval_loss": summary.best.as_ref().map(|best| best.validation.loss),
+        "best_step": summary.best.as_ref().map(|best| best.step),
+        "start_metrics": summary.start.as_ref().map(|start| metrics(&start.validation)),
+        "best_metrics": summary.best.as_ref().map(|best| metrics(&best.validation)),
+        "saved_step": report.saved_step, "interrupted": report.interrupted, "seconds": summary.seconds, "peak_activation_bytes": report.peak_bytes,
     });
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
@@ -143,13 +164,75 @@ fn print_text(report: &TrainReport) -> Result<()> {
         bytes(report.peak_bytes as u64)
     )?;
     writeln!(out, "loss: first tenth {:.4}, last tenth {:.4}", summary.first_loss, summary.last_loss)?;
-    if let (Some(start), Some(best)) = (summary.start, summary.best) {
+    if let (Some(start), Some(best)) = (&summary.start, &summary.best) {
+        let (before, after) = (&start.validation, &best.validation);
         writeln!(
             out,
             "validation loss: {:.4} before training, {:.4} best (step {})",
-            start.loss, best.loss, best.step
+            before.loss, after.loss, best.step
         )?;
+        for ((name, before), (_, after)) in before.metrics.iter().zip(&after.metrics) {
+            writeln!(out, "{name}: {before:.4} before training, {after:.4} best")?;
+        }
     }
-    writeln!(out, "adapter of step {} in {}", report.saved_step, report.out.join("adapter").display())?;
+    if let Some(step) = report.saved_step {
+        writeln!(out, "adapter of step {step} in {}", report.out.join("adapter").display())?;
+    }
+    if report.interrupted {
+        let (done, all) = (summary.steps, summary.total_steps);
+        writeln!(out, "stopped after step {done} of {all}; the same command with --resume continues")?;
+    } else if summary.steps < summary.total_steps {
+        writeln!(out, "stopped early after step {} of {}", summary.steps, summary.total_steps)?;
+    }
+    Ok(())
+}
+
+fn metrics(validation: &Validation) -> serde_json::Map<String, serde_json::Value> {
+    validation.metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
+}
+
+fn print_trial(report: &DryRunReport) -> Result<()> {
+    let DryRunReport { plan, train, total_steps, step, seconds, peak_bytes, resident_bytes } = report;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "samples: {}, {} of them cut to the length limit",
+        grouped(train.sequences),
+        grouped(train.truncated)
+    )?;
+    writeln!(out, "trainable: {} parameters", grouped(plan.trainable()))?;
+    writeln!(
+        out,
+        "one step on the longest samples: {} tokens, {} trained, loss {:.4}, gradient norm {:.4}, {seconds:.2} s",
+        grouped(step.tokens),
+        grouped(step.labels),
+        step.loss,
+        step.gradient_norm
+    )?;
+    writeln!(
+        out,
+        "the run: {} steps, at most {:.0} s at this speed",
+        grouped(*total_steps),
+        seconds * *total_steps as f64
+    )?;
+    let estimate = bytes(plan.cost.peak_bytes());
+    let resident = resident_bytes.map_or("not told by this system".to_owned(), bytes);
+    writeln!(
+        out,
+        "memory: {} of activations; whole process {resident}; estimated {estimate}",
+        bytes(*peak_bytes as u64)
+    )?;
+    writeln!(out, "nothing was written")?;
+    Ok(())
+}
+
+fn print_trial_json(report: &DryRunReport) -> Result<()> {
+    let line = json!({
+        "samples": report.train.sequences, "truncated": report.train.truncated, "trainable": report.plan.trainable(),
+        "steps": report.total_steps, "tokens": report.step.tokens, "labels": report.step.labels, "loss": report.step.loss,
+        "grad_norm": report.step.gradient_norm, "seconds": report.seconds, "peak_activation_bytes": report.peak_bytes,
+        "resident_bytes": report.resident_bytes, "estimated_bytes": report.plan.cost.peak_bytes(),
+    });
+    writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
 }

@@ -43,19 +43,14 @@ pub fn save_adapters<T: Real>(
             source,
         })?;
         let config = AdapterConfig { attachment: attachment.clone(), base: Some(base.to_owned()) };
-        write_file(&part.join(CONFIG), config.text(dtype_of::<T>()).as_bytes())?;
+        write_file(&part.join(CONFIG), config.text(Dtype::of::<T>()).as_bytes())?;
         write_tensors(&part.join(TENSORS), model, entry)?;
     }
     Ok(staging.commit_replacing()?)
 }
 
-/// The storage type with the bits of the compute type.
-fn dtype_of<T: Real>() -> Dtype {
-    if size_of::<T>() == size_of::<f64>() { Dtype::F64 } else { Dtype::F32 }
-}
-
 fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Result<(), WeightsError> {
-    let dtype = dtype_of::<T>();
+    let dtype = Dtype::of::<T>();
     let trained = model.trained();
     let of_entry = || trained.iter().filter(|trained| trained.entry == entry);
     let pieces = || of_entry().flat_map(|trained| trained.tensors.iter().map(|piece| (trained.site, piece)));
@@ -89,6 +84,28 @@ impl AdapterFolder {
         }
         let open = |part: &PathBuf| Ok((AdapterConfig::read(part)?, TensorFiles::open_file(&part.join(TENSORS))?));
         Ok(Self { entries: parts.iter().map(open).collect::<Result<_, CheckpointError>>()? })
+    }
+
+    /// Opens an adapter folder, or the adapter of a run folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_run_or_adapter(folder: &Path) -> Result<Self, CheckpointError> {
+        let inner = folder.join("adapter");
+        if inner.is_dir() && !folder.join(CONFIG).exists() { Self::open(&inner) } else { Self::open(folder) }
+    }
+
+    /// Refuses a folder whose entries are not of the methods and numbers wanted: its values would mean something else.
+    ///
+    /// # Errors
+    /// With the first entry that differs.
+    pub fn check_entries(&self, wanted: &[Attachment]) -> Result<(), CheckpointError> {
+        let names = |list: &[Attachment]| list.iter().map(|a| a.method.name()).collect::<Vec<_>>();
+        let (theirs, ours) = (names(&self.attachments()), names(wanted));
+        match theirs == ours {
+            true => Ok(()),
+            false => Err(CheckpointError::OtherMethods { theirs: theirs.join(", "), ours: ours.join(", ") }),
+        }
     }
 
     /// The methods and sites of all entries.

@@ -1,14 +1,16 @@
-//! What a run leaves on disk: adapter folders in PEFT's layout, merged model folders, and reading them back.
+//! What a run leaves on disk: adapter folders in PEFT's layout, checkpoints, merged model folders, and reading them back.
 //!
 //! The formats live here; when they are written is the run's business. Every file is complete or absent.
 
 mod adapter_folder;
 mod merge;
 mod peft_config;
+mod training;
 
 pub use adapter_folder::{AdapterFolder, save_adapters};
 pub use merge::merge_into;
 pub use peft_config::AdapterConfig;
+pub use training::{Checkpoint, Moments, list_checkpoints, prune_checkpoints, save_checkpoint};
 
 use std::path::PathBuf;
 
@@ -32,6 +34,14 @@ pub enum CheckpointError {
     NoAdapter {
         /// The folder.
         path: PathBuf,
+    },
+    /// Values to start from belong to other methods.
+    #[error("the values to start from are of {theirs}, and {ours} is to be trained: choose another adapter")]
+    OtherMethods {
+        /// Methods of the folder.
+        theirs: String,
+        /// Methods wanted.
+        ours: String,
     },
     /// A file besides the tensors cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]

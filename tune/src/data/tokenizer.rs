@@ -56,6 +56,12 @@ pub enum TokenizerError {
         /// The tokenizer's reason.
         reason: String,
     },
+    /// No tokenizer can be made of a text.
+    #[error("cannot make a tokenizer: {reason}")]
+    Train {
+        /// The trainer's reason.
+        reason: String,
+    },
     /// The tokenizer refuses token ids.
     #[error("cannot decode the tokens: {reason}")]
     Decode {

@@ -8,8 +8,9 @@ use super::layer::{Layer, Saved as LayerSaved, Shared};
 use super::linear::{Attached, Linear};
 use super::trained::{Norm, Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
+use crate::ops::loss::Label;
 use crate::ops::rope::Table;
-use crate::ops::{Batch, Weight, loss, norm};
+use crate::ops::{Batch, Weight, choice, loss, norm};
 use crate::tensor::{Matrix, Real};
 
 /// A decoder with its weights and whatever is attached.
@@ -31,7 +32,7 @@ enum Kept<T: Real> {
 /// What a training pass gives besides gradients.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Weighted sum of the labels' losses.
+    /// Weighted sum of the labels' losses, or the sum of the questions' losses.
     pub loss: f64,
     /// Bytes that forward kept for backward.
     pub saved_bytes: usize,
@@ -164,7 +165,16 @@ impl<T: Real> Decoder<T> {
         let rows = loss::rows(&batch.labels);
         let (picked, normed, saved) = self.norm_rows(x, &rows, pass);
         let d_head = self.head_table().unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
-        let (loss, d_normed) = loss::forward_backward(&normed, self.head(), &batch.labels, d_head, workspace);
+        let (loss, d_normed) = match batch.choices.is_empty() {
+            true => loss::forward_backward(&normed, self.head(), &batch.labels, d_head, workspace),
+            false => {
+                let log_probabilities = loss::log_probabilities(&normed, self.head(), &batch.labels, workspace);
+                let (loss, weights) = choice::weigh(&batch.choices, &log_probabilities);
+                let weighed = batch.labels.iter().zip(weights).map(|(label, weight)| Label { weight, ..*label });
+                let weighed: Vec<Label> = weighed.collect();
+                (loss, loss::forward_backward(&normed, self.head(), &weighed, d_head, workspace).1)
+            }
+        };
         let d_picked = workspace.zeros(picked.rows(), picked.cols());
         let d_picked = self.norm.backward(&d_normed, &picked, &saved, d_picked, true, gradients);
         let d_picked = d_picked.expect("an input gradient that was asked for");

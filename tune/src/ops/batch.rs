@@ -1,6 +1,7 @@
 //! What a model is given: tokens, who sees whom, and which predictions count.
 
 use super::Segments;
+use super::choice::Choice;
 use super::loss::Label;
 
 /// A packed batch.
@@ -12,6 +13,8 @@ pub struct Batch {
     pub segments: Segments,
     /// The predictions that count, in any order.
     pub labels: Vec<Label>,
+    /// Questions with candidates; where there are any, they are what is trained, and the labels' own weights do not count.
+    pub choices: Vec<Choice>,
 }
 
 impl Batch {
@@ -22,11 +25,14 @@ impl Batch {
     pub fn packed(sequences: &[&[u32]], labels: Vec<Label>) -> Self {
         let pieces: Vec<(usize, Option<usize>)> = sequences.iter().map(|tokens| (tokens.len(), None)).collect();
         let segments = Segments::new(&pieces).unwrap_or_else(|error| panic!("sequences without tokens: {error}"));
-        Self { tokens: sequences.concat(), segments, labels }
+        Self { tokens: sequences.concat(), segments, labels, choices: Vec::new() }
     }
 
-    /// Sum of the labels' weights: what the summed loss is divided by.
+    /// What the summed loss is divided by: the number of questions, or the sum of the labels' weights.
     pub fn weight(&self) -> f64 {
-        self.labels.iter().map(|label| label.weight).sum()
+        match self.choices.len() {
+            0 => self.labels.iter().map(|label| label.weight).sum(),
+            questions => questions as f64,
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod batch;
+pub mod choice;
 pub mod dropout;
 pub mod gated;
 pub mod heads;

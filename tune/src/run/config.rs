@@ -5,17 +5,24 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::RunError;
+use super::examination::Answers;
 use crate::adapter::{Layers, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
 use crate::data::encode::{Options, Truncation};
+use crate::data::metric;
+use crate::data::objective::Objective;
 use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
+use crate::eval::StopRule;
 use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
 /// Version of the run folder's layout and of its `config.toml`.
 const FORMAT: usize = 1;
+
+/// By what the best validation is chosen; true: by the loss.
+const BEST_BY: [(&str, bool); 2] = [("metric", false), ("loss", true)];
 
 const SHAPES: [(&str, Shape); 3] =
     [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
@@ -59,6 +66,10 @@ pub struct DataSettings {
     pub counts: Counts,
     /// Length limit and what is done with longer rows.
     pub options: Options,
+    /// What is made likelier.
+    pub objective: Objective,
+    /// How rows are answered and measured.
+    pub answers: Answers,
 }
 
 /// A whole configuration.
@@ -76,6 +87,12 @@ pub struct RunConfig {
     pub attachments: Vec<Attachment>,
     /// The loop.
     pub fit: FitSettings,
+    /// Checkpoints that are kept.
+    pub keep_checkpoints: usize,
+    /// An adapter or run whose values training starts from.
+    pub init_from: Option<PathBuf>,
+    /// Whether the best is the lowest validation loss even where the task has a metric.
+    pub best_by_loss: bool,
     /// Threads; 0: one for each processor.
     pub threads: usize,
 }
@@ -112,10 +129,25 @@ impl RunConfig {
             top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
         }
         let mut train = top.section("train").unwrap_or_else(|| Section::new("train", Map::new(), problems));
-        let (fit, threads) = read_train(&mut train);
+        let fit = read_fit(&mut train);
+        let threads = train.usize("threads").at_most(1024).or(0);
+        let keep_checkpoints = train.usize("keep_checkpoints").at_least(1).or(1);
+        let init_from = train.string("init_from").optional().map(PathBuf::from);
+        let best_by_loss = train.one_of("best_by", &BEST_BY).or(false);
         train.finish();
         top.finish();
-        Self { origin, model: model_path, dtype, data, attachments, fit, threads }
+        Self {
+            origin,
+            model: model_path,
+            dtype,
+            data,
+            attachments,
+            fit,
+            keep_checkpoints,
+            init_from,
+            best_by_loss,
+            threads,
+        }
     }
 
     /// The data section, which training and inspection need.
@@ -156,6 +188,9 @@ impl RunConfig {
             "lr": fit.lr, "epochs": epochs, "steps": steps, "batch": fit.batch, "accumulate": fit.accumulate,
             "schedule": SHAPES.iter().find(|(_, shape)| *shape == fit.schedule).map(|(name, _)| name),
             "warmup_steps": fit.warmup_steps, "eval_every": fit.eval_every, "clip": fit.clip.unwrap_or(0.0),
+            "checkpoint_every": fit.checkpoint_every, "keep_checkpoints": self.keep_checkpoints, "patience": fit.patience,
+            "init_from": self.init_from.as_deref().map(absolute),
+            "best_by": BEST_BY.iter().find(|(_, by_loss)| *by_loss == self.best_by_loss).map(|(name, _)| name),
             "weighting": Weighting::NAMES.iter().find(|(_, w)| *w == fit.weighting).map(|(name, _)| name),
             "beta1": fit.adamw.beta1, "beta2": fit.adamw.beta2, "epsilon": fit.adamw.epsilon,
             "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute, "seed": fit.seed, "threads": self.threads,
@@ -200,9 +235,26 @@ fn read_data(mut section: Section) -> DataSettings {
             truncation: section.one_of("truncation", &Truncation::NAMES).or(Options::default().truncation),
             append_eos: section.bool("append_eos").or(true),
         },
+        objective: section.one_of("objective", &Objective::NAMES).or(task.objective),
+        answers: read_answers(&mut section),
     };
     section.finish();
     settings
+}
+
+/// How rows are answered and measured.
+fn read_answers(section: &mut Section) -> Answers {
+    let names = section.strings("metrics").optional();
+    let metrics = names.map(|names| {
+        let find =
+            |name: &String| metric::find(name).map_err(|error| section.problem("metrics", error.to_string())).ok();
+        names.iter().filter_map(find).collect()
+    });
+    Answers {
+        metrics,
+        max_new_tokens: section.usize("max_new_tokens").at_least(1).optional(),
+        rule: section.one_of("stop", &StopRule::ALL.map(|rule| (rule.name(), rule))).optional(),
+    }
 }
 
 fn write_data(data: &DataSettings) -> Value {
@@ -212,6 +264,9 @@ fn write_data(data: &DataSettings) -> Value {
         "task": data.task.name, "path": absolute(&data.path), "train": data.counts.train, "dev": data.counts.dev,
         "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
         "truncation": truncation, "append_eos": data.options.append_eos,
+        "objective": Objective::NAMES.iter().find(|(_, objective)| *objective == data.objective).map(|(name, _)| name),
+        "metrics": data.answers.metrics.as_ref().map(|list| list.iter().map(|metric| metric.name).collect::<Vec<_>>()),
+        "max_new_tokens": data.answers.max_new_tokens, "stop": data.answers.rule.map(StopRule::name),
     })
 }
 
@@ -255,7 +310,7 @@ fn write_adapter(attachment: &Attachment) -> Value {
     Value::Object(map)
 }
 
-fn read_train(section: &mut Section) -> (FitSettings, usize) {
+fn read_fit(section: &mut Section) -> FitSettings {
     let steps = section.usize("steps").at_least(1).optional();
     let epochs = section.f64("epochs").positive().at_most(1e6).optional();
     if steps.is_some() && epochs.is_some() {
@@ -263,7 +318,7 @@ fn read_train(section: &mut Section) -> (FitSettings, usize) {
     }
     let clip = section.f64("clip").at_least(0.0).or(1.0);
     let defaults = AdamWSettings::default();
-    let fit = FitSettings {
+    FitSettings {
         batch: section.usize("batch").at_least(1).at_most(1 << 20).or(4),
         accumulate: section.usize("accumulate").at_least(1).at_most(1 << 20).or(1),
         length: steps.map_or(Length::Epochs(epochs.unwrap_or(3.0)), Length::Steps),
@@ -271,6 +326,8 @@ fn read_train(section: &mut Section) -> (FitSettings, usize) {
         warmup_steps: section.usize("warmup_steps").or(0),
         schedule: section.one_of("schedule", &SHAPES).or(Shape::Linear),
         eval_every: section.usize("eval_every").at_least(1).optional(),
+        checkpoint_every: section.usize("checkpoint_every").at_least(1).optional(),
+        patience: section.usize("patience").at_least(1).optional(),
         weighting: section.one_of("weighting", &Weighting::NAMES).or(Weighting::Token),
         adamw: AdamWSettings {
             beta1: section.f64("beta1").at_least(0.0).must("must be below 1", |b| *b < 1.0).or(defaults.beta1),
@@ -281,8 +338,7 @@ fn read_train(section: &mut Section) -> (FitSettings, usize) {
         clip: (clip > 0.0).then_some(clip),
         recompute: section.bool("recompute").or(false),
         seed: section.u64("seed").or(0),
-    };
-    (fit, section.usize("threads").at_most(1024).or(0))
+    }
 }
 
 fn absolute(path: &Path) -> String {

@@ -7,8 +7,10 @@ use thiserror::Error;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::data::dataset::DatasetError;
+use crate::data::encode::RowError;
 use crate::data::task::TaskError;
 use crate::data::tokenizer::TokenizerError;
+use crate::eval::GenerateError;
 use crate::model::{AttachError, LoadError};
 use crate::train::NotFinite;
 use crate::weights::WeightsError;
@@ -107,7 +109,7 @@ pub enum RunError {
     Diverged {
         /// Where.
         source: NotFinite,
-        /// Step and folder of the adapter saved last.
+        /// Step and folder of what was saved last.
         saved: Option<(usize, PathBuf)>,
     },
     /// A model computes no numbers.
@@ -137,6 +139,47 @@ pub enum RunError {
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
+    },
+    /// The objective needs candidates that rows do not have.
+    #[error(
+        "{origin}: data.objective = \"choice\" needs candidates in every row, and this data has rows without: set objective = \"lm\""
+    )]
+    NoCandidates {
+        /// The configuration.
+        origin: String,
+    },
+    /// A prompt cannot be encoded.
+    #[error("a prompt cannot be used: {0}")]
+    Prompt(RowError),
+    /// Answers cannot be generated.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The folder belongs to another configuration.
+    #[error(
+        "{} holds a run of another configuration, which has `{theirs}` where this one has `{ours}`: continue it with its own config.toml, or choose another folder",
+        path.display()
+    )]
+    OtherRun {
+        /// The run folder.
+        path: PathBuf,
+        /// A line of its configuration.
+        theirs: String,
+        /// The line of the configuration given.
+        ours: String,
+    },
+    /// The folder to continue in is no run.
+    #[error("{} is not a run folder: there is no config.toml in it; choose a run, or a new folder", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint's state cannot be read.
+    #[error("{}: state.json cannot be read: {reason}", path.display())]
+    State {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
     },
     /// A theorem stands in the way, or values are not finite.
     #[error("{0}")]
@@ -185,7 +228,7 @@ fn gib(bytes: u64) -> f64 {
 
 fn saved_words(saved: &Option<(usize, PathBuf)>) -> String {
     match saved {
-        Some((step, folder)) => format!("the adapter of step {step} is in {}", folder.display()),
-        None => "no adapter had been saved yet".to_owned(),
+        Some((step, folder)) => format!("the state of step {step} is in {}", folder.display()),
+        None => "nothing had been saved yet".to_owned(),
     }
 }

@@ -11,6 +11,14 @@ fn available_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Most bytes that this process had in memory at one time, as Linux counts them; none elsewhere.
+pub fn peak_resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// Refuses a computation on matrices that would not fit.
 pub fn check_bytes(needed: u64) -> Result<(), RunError> {
     match available_bytes() {

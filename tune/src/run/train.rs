@@ -1,30 +1,32 @@
-//! `quanta train`: from a configuration to a run folder.
+//! `quanta train`: from a configuration to a run folder; begun, continued, or tried for one step.
 //!
-//! Everything that can be wrong is looked at before the weights are read; the folder appears with its resolved configuration, then grows a line of
-//! `metrics.jsonl` a step and an `adapter/` that is replaced only by a complete better one.
+//! Everything that can be wrong is looked at before the weights are read.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
-
+use super::examination::examination;
+use super::run_folder::{RunFolder, check_same_run};
 use super::source::workspace;
-use super::{ModelDtype, RunConfig, RunError, memory, plan::plan, samples};
-use crate::checkpoint::save_adapters;
-use crate::data::example::Encoded;
+use super::{ModelDtype, PlanReport, RunConfig, RunError, memory, plan::plan, samples};
+use crate::checkpoint::{AdapterFolder, Checkpoint, list_checkpoints};
+use crate::data::dataset::Dataset;
+use crate::data::samples::{Samples, Size};
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
+use crate::eval::{Examination, mean_loss};
 use crate::model::{Cost, Decoder, load, resolve};
-use crate::tensor::Real;
-use crate::train::{EvaluationEvent, Event, FitError, StepEvent, Summary, fit};
-use crate::weights::{Staging, write_file};
+use crate::tensor::{Real, Workspace};
+use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
+use crate::weights::Staging;
 
 /// What training tells while it runs.
 #[derive(Clone, Debug)]
 pub enum Progress {
     /// The data is encoded, the model loaded, the first step about to start.
     Started {
+        /// Steps already taken, of the run that is continued.
+        done: usize,
         /// Steps of the run.
         total_steps: usize,
         /// Trainable parameters.
@@ -40,6 +42,15 @@ pub enum Progress {
     Event(Event),
 }
 
+/// How a run begins and ends besides its configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrainOptions<'a> {
+    /// Continue from the newest checkpoint in the folder; begin where there is none.
+    pub resume: bool,
+    /// Raised by the user who wants the run to end with a checkpoint after the step at hand.
+    pub interrupt: Option<&'a AtomicBool>,
+}
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct TrainReport {
@@ -47,125 +58,257 @@ pub struct TrainReport {
     pub out: PathBuf,
     /// Losses, tokens, seconds.
     pub summary: Summary,
-    /// Step of the adapter in `adapter/`.
-    pub saved_step: usize,
+    /// Step of the adapter in `adapter/`; none while there is none.
+    pub saved_step: Option<usize>,
+    /// Whether the user ended it before its time.
+    pub interrupted: bool,
     /// Most bytes of activations at one time.
     pub peak_bytes: usize,
 }
 
-/// Trains the configuration into `out`, which must not exist or be empty.
+/// What a trial step measured.
+#[derive(Clone, Debug)]
+pub struct DryRunReport {
+    /// What the run would attach and cost.
+    pub plan: PlanReport,
+    /// Lengths of the training samples.
+    pub train: Statistics,
+    /// Steps of the run.
+    pub total_steps: usize,
+    /// Loss, gradient norm, tokens of the step with the longest samples.
+    pub step: StepReport,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Most bytes of activations at one time.
+    pub peak_bytes: usize,
+    /// Most bytes of the whole process at one time, where the system tells.
+    pub resident_bytes: Option<u64>,
+}
+
+/// Trains the configuration into `out`, which must not exist or be empty unless the run is continued.
 ///
 /// # Errors
 /// Everything in [`RunError`]; what was complete stays on disk.
-pub fn train(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<TrainReport, RunError> {
+pub fn train(
+    config: &RunConfig,
+    out: &Path,
+    options: TrainOptions<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<TrainReport, RunError> {
+    let checkpoint = match options.resume {
+        false => Staging::refuse_existing(out).map(|()| None)?,
+        true => newest(config, out)?,
+    };
     match config.dtype {
-        ModelDtype::F64 => run::<f64>(config, out, progress),
-        _ => run::<f32>(config, out, progress),
+        ModelDtype::F64 => run::<f64>(config, out, checkpoint, options, progress),
+        _ => run::<f32>(config, out, checkpoint, options, progress),
     }
 }
 
-fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<TrainReport, RunError> {
-    Staging::refuse_existing(out)?;
+/// The newest checkpoint of the run in `out`, with its folder.
+fn newest(config: &RunConfig, out: &Path) -> Result<Option<(Checkpoint, PathBuf)>, RunError> {
+    if !out.exists() {
+        return Ok(None);
+    }
+    let newest = list_checkpoints(out)?.pop();
+    // a run that was stopped before its first checkpoint has nothing to lose but its logs
+    if out.join("config.toml").exists() {
+        check_same_run(config, out)?;
+    } else if newest.is_some() || !is_begun(out)? {
+        return Err(RunError::NotARun { path: out.to_owned() });
+    }
+    newest.map(|(_, path)| Ok((Checkpoint::open(&path)?, path))).transpose()
+}
+
+/// Whether a folder without `config.toml` holds nothing but temporary files, as a run does that was killed at its very start.
+fn is_begun(out: &Path) -> Result<bool, RunError> {
+    let mut entries = std::fs::read_dir(out).map_err(RunError::io("read", out))?.flatten();
+    Ok(entries.all(|entry| entry.file_name().to_string_lossy().starts_with('.')))
+}
+
+/// What training needs of the configuration, read and checked, but for the weights.
+struct Prepared {
+    config: RunConfig,
+    plan: PlanReport,
+    chosen: Vec<Vec<usize>>,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    samples: Samples,
+}
+
+fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let mut plan = plan(config)?;
-    let config = &samples::within(config, &plan.model);
+    let config = samples::within(config, &plan.model);
     let tokenizer = Tokenizer::from_folder(&config.model)?;
-    let dataset = samples::load(config, &plan.model, &tokenizer)?;
-    let (train, dev) = (&dataset.train.encoded, &dataset.dev.encoded);
+    let dataset = samples::load(&config, &plan.model, &tokenizer)?;
+    let objective = config.data()?.objective;
+    let samples = Samples::new(&dataset.train, objective)
+        .ok_or_else(|| RunError::NoCandidates { origin: config.origin.clone() })?;
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &plan.model).map_err(attach)?;
-    largest_batch(&mut plan.training, train, config.fit.batch);
-    memory::check(&Cost::of(&plan.model, &config.attachments, &chosen, plan.training))?;
+    let largest = largest_batch(&samples, config.fit.batch);
+    (plan.training.length, plan.training.tokens, plan.training.labels) =
+        (largest.length, largest.tokens, largest.labels);
+    plan.cost = Cost::of(&plan.model, &config.attachments, &chosen, plan.training);
+    memory::check(&plan.cost)?;
+    Ok(Prepared { config, plan, chosen, tokenizer, dataset, samples })
+}
 
+/// The `batch` largest samples together are the largest micro-batch there can be.
+fn largest_batch(samples: &Samples, batch: usize) -> Size {
+    let mut sizes: Vec<Size> = (0..samples.len()).map(|index| samples.size(index)).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let length = sizes.iter().map(|size| size.length).max().unwrap_or(1);
+    let together = sizes.iter().take(batch);
+    let (tokens, labels) = together.fold((0, 0), |sum, size| (sum.0 + size.tokens, sum.1 + size.labels));
+    Size { tokens, length, labels }
+}
+
+impl Prepared {
+    /// The model with its adapters: at their initial values, those of `train.init_from`, or those of a checkpoint.
+    fn model<T: Real>(&self, saved: Option<&AdapterFolder>, workspace: &Workspace<T>) -> Result<Decoder<T>, RunError> {
+        let config = &self.config;
+        let from = match (&config.init_from, saved) {
+            (Some(path), None) => Some(AdapterFolder::open_run_or_adapter(path)?),
+            _ => None,
+        };
+        let filling = saved.or(from.as_ref());
+        if let Some(folder) = filling {
+            folder.check_entries(&config.attachments)?;
+            folder.check(&self.plan.model.modules(), &self.chosen)?;
+        }
+        let mut model: Decoder<T> = load(&config.model, config.dtype.stored_as())?;
+        let seed = config.fit.seed;
+        workspace.run(|| {
+            model.attach(&config.attachments, &self.chosen, seed, |entry, site, parameters| {
+                filling.map_or(Ok(()), |folder| folder.fill(entry, site, parameters))
+            })
+        })?;
+        Ok(model)
+    }
+}
+
+fn run<T: Real>(
+    config: &RunConfig,
+    out: &Path,
+    checkpoint: Option<(Checkpoint, PathBuf)>,
+    options: TrainOptions<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<TrainReport, RunError> {
+    let prepared = prepare(config)?;
+    let Prepared { config, plan, samples, dataset, .. } = &prepared;
     let workspace = workspace::<T>(config.threads)?;
-    let mut model: Decoder<T> = load(&config.model, config.dtype.stored_as())?;
-    let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
-    workspace.run(|| model.attach(&config.attachments, &chosen, config.fit.seed, kept))?;
-    let mut folder = RunFolder::create(config, out, dev.is_empty())?;
+    let mut model = prepared.model(checkpoint.as_ref().map(|(checkpoint, _)| &checkpoint.adapter), &workspace)?;
+    let keeps_newest = dataset.dev.encoded.is_empty();
+    let (start, folder) = match checkpoint {
+        None => (None, RunFolder::create(config, out, keeps_newest)?),
+        Some((checkpoint, path)) => {
+            let state: State = serde_json::from_value(checkpoint.state.clone())
+                .map_err(|error| RunError::State { path: path.clone(), reason: error.to_string() })?;
+            let (first, second, steps) = checkpoint.moments(&model.gradients())?;
+            let optimizer = AdamW::resumed(config.fit.adamw, first, second, steps);
+            let folder = RunFolder::resume(config, out, keeps_newest, &state, path)?;
+            (Some((state, optimizer)), folder)
+        }
+    };
     progress(Progress::Started {
-        total_steps: config.fit.total_steps(train.len()),
+        done: start.as_ref().map_or(0, |(state, _)| state.steps),
+        total_steps: config.fit.total_steps(samples.len()),
         trainable: plan.trainable(),
         base_parameters: plan.base_parameters,
-        train: Statistics::new(train),
-        dev: dev.len(),
+        train: Statistics::new(&dataset.train.encoded),
+        dev: dataset.dev.encoded.len(),
     });
-    let observe = |model: &Decoder<T>, event: Event| {
-        folder.record(model, event)?;
-        progress(Progress::Event(event));
-        Ok(())
-    };
-    let summary = match fit(&mut model, train, dev, &config.fit, &workspace, observe) {
+    let exam = examination(config, &plan.model, &dataset.dev, &prepared.tokenizer)?;
+    let mut session =
+        Session { prepared: &prepared, exam, workspace: &workspace, folder, interrupt: options.interrupt, progress };
+    let result = fit(&mut model, samples, &config.fit, &workspace, &mut session, start);
+    let Session { folder, .. } = session;
+    let summary = match result {
         Ok(summary) => summary,
-        Err(FitError::Observer(error)) => return Err(error),
+        Err(FitError::Host(error)) => return Err(error),
         Err(FitError::NotFinite(source)) => {
-            let saved = folder.saved_step.map(|step| (step, folder.path.join("adapter")));
-            return Err(RunError::Diverged { source, saved });
+            return Err(RunError::Diverged { source, saved: folder.safe_place() });
         }
     };
-    let saved_step = folder.saved_step.unwrap_or_default();
-    Ok(TrainReport { out: out.to_owned(), summary, saved_step, peak_bytes: workspace.peak_bytes() })
+    let raised = options.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed));
+    let interrupted = raised && summary.steps < summary.total_steps;
+    let (saved_step, peak_bytes) = (folder.saved_step, workspace.peak_bytes());
+    Ok(TrainReport { out: out.to_owned(), summary, saved_step, interrupted, peak_bytes })
 }
 
-/// Puts the lengths that really occur in place of the limit: the `batch` longest samples together are the largest micro-batch there can be.
-fn largest_batch(training: &mut crate::model::Training, samples: &[Encoded], batch: usize) {
-    let size = |sample: &Encoded| (sample.tokens.len(), sample.trained_tokens());
-    let mut lengths: Vec<(usize, usize)> = samples.iter().map(size).collect();
-    lengths.sort_unstable_by(|a, b| b.cmp(a));
-    training.length = lengths.first().map_or(1, |longest| longest.0);
-    training.tokens = lengths.iter().take(batch).map(|sample| sample.0).sum();
-    training.labels = lengths.iter().take(batch).map(|sample| sample.1).sum();
+/// The outside of the loop: validation, files, progress.
+struct Session<'a, T: Real> {
+    prepared: &'a Prepared,
+    exam: Option<Examination>,
+    workspace: &'a Workspace<T>,
+    folder: RunFolder<'a>,
+    interrupt: Option<&'a AtomicBool>,
+    progress: &'a mut dyn FnMut(Progress),
 }
 
-/// The run folder while it grows.
-struct RunFolder<'a> {
-    config: &'a RunConfig,
-    path: PathBuf,
-    metrics: File,
-    /// Without dev samples the newest adapter is the one to keep.
-    keeps_newest: bool,
-    saved_step: Option<usize>,
-}
+impl<T: Real> Host<T> for Session<'_, T> {
+    type Error = RunError;
 
-impl<'a> RunFolder<'a> {
-    fn create(config: &'a RunConfig, path: &Path, keeps_newest: bool) -> Result<Self, RunError> {
-        std::fs::create_dir_all(path).map_err(RunError::io("create", path))?;
-        write_file(&path.join("config.toml"), config.text().as_bytes())?;
-        let metrics = path.join("metrics.jsonl");
-        let metrics = File::create(&metrics).map_err(RunError::io("create", metrics))?;
-        Ok(Self { config, path: path.to_owned(), metrics, keeps_newest, saved_step: None })
+    fn validate(&mut self, model: &Decoder<T>) -> Result<Option<Validation>, RunError> {
+        let Prepared { config, dataset, tokenizer, plan, .. } = self.prepared;
+        let dev = &dataset.dev.encoded;
+        let examined = self.exam.as_ref().map(|exam| exam.run(model, tokenizer, self.workspace)).transpose()?;
+        let tokens = plan.training.length * config.fit.batch;
+        // a choice's own loss is that of its candidates
+        let loss = match examined.as_ref().and_then(|examined| examined.loss) {
+            Some(loss) => Some(loss),
+            None => mean_loss(model, dev, tokens, self.workspace),
+        };
+        let means = examined.and_then(|examined| examined.means(|_| true)).unwrap_or_default();
+        let metrics = means.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(loss.map(|loss| Validation { loss, metrics }))
     }
 
-    fn record<T: Real>(&mut self, model: &Decoder<T>, event: Event) -> Result<(), RunError> {
-        let (line, save) = match event {
-            Event::Step(step) => (step_line(&step), self.keeps_newest && self.is_due(&step)),
-            Event::Evaluation(evaluation) => (evaluation_line(&evaluation), evaluation.is_best),
-        };
-        writeln!(self.metrics, "{line}").map_err(RunError::io("write", self.path.join("metrics.jsonl")))?;
-        if save {
-            let base = std::path::absolute(&self.config.model).unwrap_or_else(|_| self.config.model.clone());
-            let base = base.display().to_string();
-            save_adapters(&self.path.join("adapter"), model, &self.config.attachments, &base)?;
-            self.saved_step = Some(match event {
-                Event::Step(step) => step.step,
-                Event::Evaluation(evaluation) => evaluation.step,
-            });
-        }
+    fn record(&mut self, model: &Decoder<T>, event: &Event) -> Result<(), RunError> {
+        self.folder.record(model, event)?;
+        (self.progress)(Progress::Event(event.clone()));
         Ok(())
     }
 
-    fn is_due(&self, step: &StepEvent) -> bool {
-        let every = self.config.fit.eval_every.unwrap_or(usize::MAX);
-        step.step.is_multiple_of(every) || step.step == step.total_steps
+    fn checkpoint(&mut self, model: &Decoder<T>, optimizer: &AdamW<T>, state: &State) -> Result<(), RunError> {
+        self.folder.checkpoint(model, optimizer, state)
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
-fn step_line(event: &StepEvent) -> serde_json::Value {
-    json!({
-        "step": event.step, "tokens": event.tokens, "loss": event.report.loss, "lr": event.lr,
-        "grad_norm": event.report.gradient_norm,
-        "tokens_per_second": event.report.tokens as f64 / event.seconds.max(1e-9),
-    })
+/// Everything up to and including one real step, on the longest samples; nothing is written.
+///
+/// # Errors
+/// As [`train`].
+pub fn dry_run(config: &RunConfig) -> Result<DryRunReport, RunError> {
+    match config.dtype {
+        ModelDtype::F64 => try_step::<f64>(config),
+        _ => try_step::<f32>(config),
+    }
 }
 
-fn evaluation_line(event: &EvaluationEvent) -> serde_json::Value {
-    json!({ "step": event.step, "eval_loss": event.loss, "best": event.is_best })
+fn try_step<T: Real>(config: &RunConfig) -> Result<DryRunReport, RunError> {
+    let prepared = prepare(config)?;
+    let Prepared { config, samples, .. } = &prepared;
+    let fit = &config.fit;
+    let workspace = workspace::<T>(config.threads)?;
+    let mut model = prepared.model(None, &workspace)?;
+    let mut longest: Vec<usize> = (0..samples.len()).collect();
+    longest.sort_by_key(|&index| std::cmp::Reverse(samples.size(index)));
+    longest.truncate(fit.batch * fit.accumulate);
+    let batches = fit.micro_batches(samples, &longest, 0);
+    let mut step = fit.step(AdamW::new(fit.adamw, &model), &model);
+    let clock = std::time::Instant::now();
+    let report = step
+        .take(&mut model, &batches, 0, fit.lr, &workspace)
+        .map_err(|source| RunError::Diverged { source, saved: None })?;
+    let seconds = clock.elapsed().as_secs_f64();
+    let total_steps = fit.total_steps(samples.len());
+    let train = Statistics::new(&prepared.dataset.train.encoded);
+    let (peak_bytes, resident_bytes) = (workspace.peak_bytes(), memory::peak_resident_bytes());
+    Ok(DryRunReport { plan: prepared.plan, train, total_steps, step: report, seconds, peak_bytes, resident_bytes })
 }

@@ -1,7 +1,8 @@
-//! The loop: epochs of shuffled samples, steps, validation, and the best adapter so far.
+//! The loop: epochs of shuffled samples, steps, validation, the best so far, checkpoints, early stopping.
 //!
-//! What happens is told to an observer in events; the observer writes files and draws progress. The order of samples in epoch e comes from the stream
-//! (seed, "order", e), so that it depends on nothing but the seed.
+//! What the loop needs of the outside (validation, the log, checkpoints, the wish to stop) it asks of a [`Host`]. The order of samples in epoch e comes from
+//! the stream (seed, "order", e) and dropout from streams named by step, so that the loop's whole state is a [`State`], the parameters and the optimiser:
+//! continued from those, a run gives the bits it would have given.
 
 use std::time::Instant;
 
@@ -9,10 +10,10 @@ use thiserror::Error;
 
 use super::optimizer::{AdamW, AdamWSettings};
 use super::schedule::{Schedule, Shape};
-use super::step::{NotFinite, Step, StepReport, StepSettings};
-use crate::data::batch::{Weighting, pack};
-use crate::data::example::Encoded;
-use crate::eval::mean_loss;
+use super::state::{EvaluationEvent, Event, State, StepEvent, Summary, Validation};
+use super::step::{NotFinite, Step, StepSettings};
+use crate::data::batch::Weighting;
+use crate::data::samples::Samples;
 use crate::model::Decoder;
 use crate::ops::Batch;
 use crate::tensor::{Real, Stream, Workspace};
@@ -43,6 +44,10 @@ pub struct FitSettings {
     pub schedule: Shape,
     /// Steps between validations; none: once an epoch.
     pub eval_every: Option<usize>,
+    /// Steps between checkpoints; none: with every validation.
+    pub checkpoint_every: Option<usize>,
+    /// Validations without a new best after which the run ends; none: it goes on to its length.
+    pub patience: Option<usize>,
     /// What the loss is a mean of.
     pub weighting: Weighting,
     /// The optimiser's constants.
@@ -68,62 +73,52 @@ impl FitSettings {
             Length::Epochs(epochs) => ((self.steps_per_epoch(samples) as f64 * epochs).round() as usize).max(1),
         }
     }
+
+    /// The state of stepping for `model`.
+    pub fn step<T: Real>(&self, optimizer: AdamW<T>, model: &Decoder<T>) -> Step<T> {
+        let settings = StepSettings { clip: self.clip, recompute: self.recompute, seed: self.seed };
+        Step::new(settings, optimizer, model)
+    }
+
+    /// The micro-batches of step `index`, counted from zero; `order` is the epoch's permutation.
+    pub fn micro_batches(&self, samples: &Samples, order: &[usize], index: usize) -> Vec<Batch> {
+        let (size, within) = (self.batch * self.accumulate, index % self.steps_per_epoch(samples.len()));
+        let chosen = &order[within * size..((within + 1) * size).min(order.len())];
+        chosen.chunks(self.batch).map(|chosen| samples.batch(chosen, self.weighting)).collect()
+    }
+
+    /// The order of samples in the epoch of step `index`.
+    pub fn order(&self, samples: &Samples, index: usize) -> Vec<usize> {
+        let epoch = index / self.steps_per_epoch(samples.len());
+        Stream::new(self.seed, "order", &epoch.to_string()).permutation(samples.len())
+    }
 }
 
-/// A step, as it is logged.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepEvent {
-    /// Steps taken, this one included.
-    pub step: usize,
-    /// Steps of the run.
-    pub total_steps: usize,
-    /// What the step did.
-    pub report: StepReport,
-    /// Tokens processed since the start.
-    pub tokens: usize,
-    /// Learning rate of the step.
-    pub lr: f64,
-    /// Seconds the step took.
-    pub seconds: f64,
-}
+/// What the loop asks of the outside.
+pub trait Host<T: Real> {
+    /// Why something outside failed.
+    type Error;
 
-/// A validation, as it is logged.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EvaluationEvent {
-    /// Steps taken.
-    pub step: usize,
-    /// Mean loss over the trained tokens of the dev samples.
-    pub loss: f64,
-    /// Whether it is the lowest of the run so far; never for the untrained start.
-    pub is_best: bool,
-}
+    /// Measures the model on the dev samples; none where there are none.
+    ///
+    /// # Errors
+    /// When it cannot be measured.
+    fn validate(&mut self, model: &Decoder<T>) -> Result<Option<Validation>, Self::Error>;
 
-/// What the loop tells its observer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event {
-    /// After each step.
-    Step(StepEvent),
-    /// After each validation.
-    Evaluation(EvaluationEvent),
-}
+    /// Takes note of what happened.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn record(&mut self, model: &Decoder<T>, event: &Event) -> Result<(), Self::Error>;
 
-/// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Summary {
-    /// Steps taken.
-    pub steps: usize,
-    /// Tokens processed.
-    pub tokens: usize,
-    /// Mean loss of the first tenth of the steps.
-    pub first_loss: f64,
-    /// Mean loss of the last tenth of the steps.
-    pub last_loss: f64,
-    /// Validation before training, where there are dev samples.
-    pub start: Option<EvaluationEvent>,
-    /// The best validation.
-    pub best: Option<EvaluationEvent>,
-    /// Seconds in steps.
-    pub seconds: f64,
+    /// Writes everything that continuing needs.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn checkpoint(&mut self, model: &Decoder<T>, optimizer: &AdamW<T>, state: &State) -> Result<(), Self::Error>;
+
+    /// Whether the run is to end after the step just taken.
+    fn interrupted(&self) -> bool;
 }
 
 /// Why a run ended early.
@@ -133,81 +128,71 @@ pub enum FitError<E> {
     /// Numbers ran away.
     #[error(transparent)]
     NotFinite(NotFinite),
-    /// The observer could not do its part.
+    /// The host could not do its part.
     #[error(transparent)]
-    Observer(E),
+    Host(E),
 }
 
-/// Trains the adapters of `model` on `train`, validating on `dev`.
+/// Trains what trains in `model`, from `start` on: a fresh state, or that of a checkpoint with its optimiser.
 ///
 /// # Errors
-/// When the loss or a gradient is no longer finite, or the observer fails.
-pub fn fit<T: Real, E>(
+/// When the loss or a gradient is no longer finite, or the host fails.
+pub fn fit<T: Real, H: Host<T>>(
     model: &mut Decoder<T>,
-    train: &[Encoded],
-    dev: &[Encoded],
+    samples: &Samples,
     settings: &FitSettings,
     workspace: &Workspace<T>,
-    mut observe: impl FnMut(&Decoder<T>, Event) -> Result<(), E>,
-) -> Result<Summary, FitError<E>> {
-    let total_steps = settings.total_steps(train.len());
-    let per_epoch = settings.steps_per_epoch(train.len());
+    host: &mut H,
+    start: Option<(State, AdamW<T>)>,
+) -> Result<Summary, FitError<H::Error>> {
+    let total_steps = settings.total_steps(samples.len());
     let rates =
         Schedule { peak: settings.lr, warmup_steps: settings.warmup_steps, total_steps, shape: settings.schedule };
-    let step_settings = StepSettings { clip: settings.clip, recompute: settings.recompute, seed: settings.seed };
-    let mut step = Step::new(step_settings, AdamW::new(settings.adamw, model), model);
+    let per_epoch = settings.steps_per_epoch(samples.len());
     let eval_every = settings.eval_every.unwrap_or(per_epoch).max(1);
-    let longest = dev.iter().chain(train).map(|sample| sample.tokens.len()).max().unwrap_or(1);
-    let eval_tokens = longest * settings.batch;
-    let (mut losses, mut tokens, mut seconds) = (Vec::new(), 0, 0.0);
-    let mut best: Option<EvaluationEvent> = None;
-    let start =
-        mean_loss(model, dev, eval_tokens, workspace).map(|loss| EvaluationEvent { step: 0, loss, is_best: false });
-    if let Some(start) = start {
-        if !start.loss.is_finite() {
-            return Err(FitError::NotFinite(NotFinite::Validation { step: 0 }));
-        }
-        observe(model, Event::Evaluation(start)).map_err(FitError::Observer)?;
+    let checkpoint_every = settings.checkpoint_every.unwrap_or(eval_every);
+    let fresh = start.is_none();
+    let (mut state, optimizer) = start.unwrap_or_else(|| (State::default(), AdamW::new(settings.adamw, model)));
+    let mut step = settings.step(optimizer, model);
+    if fresh {
+        evaluate(model, &mut state, host)?;
     }
     let mut order = Vec::new();
-    for index in 0..total_steps {
-        let (epoch, within) = (index / per_epoch, index % per_epoch);
-        if within == 0 {
-            order = Stream::new(settings.seed, "order", &epoch.to_string()).permutation(train.len());
+    let mut interrupted = false;
+    while state.steps < total_steps && !state.exhausted(settings.patience) && !interrupted {
+        let index = state.steps;
+        if index.is_multiple_of(per_epoch) || order.is_empty() {
+            order = settings.order(samples, index);
         }
-        let batches = micro_batches(train, &order, within, settings);
+        let batches = settings.micro_batches(samples, &order, index);
         let (clock, lr) = (Instant::now(), rates.rate(index));
         let report = step.take(model, &batches, index, lr, workspace).map_err(FitError::NotFinite)?;
-        let took = clock.elapsed().as_secs_f64();
-        (tokens, seconds) = (tokens + report.tokens, seconds + took);
-        losses.push(report.loss);
-        let event = StepEvent { step: index + 1, total_steps, report, tokens, lr, seconds: took };
-        observe(model, Event::Step(event)).map_err(FitError::Observer)?;
-        if (index + 1).is_multiple_of(eval_every) || index + 1 == total_steps {
-            let Some(loss) = mean_loss(model, dev, eval_tokens, workspace) else { continue };
-            if !loss.is_finite() {
-                return Err(FitError::NotFinite(NotFinite::Validation { step: index + 1 }));
-            }
-            let is_best = best.is_none_or(|best| loss < best.loss);
-            let evaluation = EvaluationEvent { step: index + 1, loss, is_best };
-            if is_best {
-                best = Some(evaluation);
-            }
-            observe(model, Event::Evaluation(evaluation)).map_err(FitError::Observer)?;
+        let seconds = clock.elapsed().as_secs_f64();
+        state.take(&report, seconds);
+        let event = StepEvent { step: state.steps, total_steps, report, tokens: state.tokens, lr, seconds };
+        host.record(model, &Event::Step(event)).map_err(FitError::Host)?;
+        let last = state.steps == total_steps;
+        if state.steps.is_multiple_of(eval_every) || last {
+            evaluate(model, &mut state, host)?;
+        }
+        interrupted = host.interrupted();
+        let ends = last || interrupted || state.exhausted(settings.patience);
+        if state.steps.is_multiple_of(checkpoint_every) || ends {
+            host.checkpoint(model, step.optimizer(), &state).map_err(FitError::Host)?;
         }
     }
-    let tenth = losses.len().div_ceil(10);
-    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
-    let (first_loss, last_loss) = (mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..]));
-    Ok(Summary { steps: total_steps, tokens, first_loss, last_loss, start, best, seconds })
+    Ok(state.summary(total_steps))
 }
 
-fn micro_batches(train: &[Encoded], order: &[usize], within: usize, settings: &FitSettings) -> Vec<Batch> {
-    let size = settings.batch * settings.accumulate;
-    let chosen = &order[within * size..((within + 1) * size).min(order.len())];
-    let pack_samples = |samples: &[usize]| {
-        let samples: Vec<&Encoded> = samples.iter().map(|&sample| &train[sample]).collect();
-        pack(&samples, settings.weighting)
-    };
-    chosen.chunks(settings.batch).map(pack_samples).collect()
+fn evaluate<T: Real, H: Host<T>>(
+    model: &Decoder<T>,
+    state: &mut State,
+    host: &mut H,
+) -> Result<(), FitError<H::Error>> {
+    let Some(validation) = host.validate(model).map_err(FitError::Host)? else { return Ok(()) };
+    if !validation.loss.is_finite() {
+        return Err(FitError::NotFinite(NotFinite::Validation { step: state.steps }));
+    }
+    let event: EvaluationEvent = state.judge(validation);
+    host.record(model, &Event::Evaluation(event)).map_err(FitError::Host)
 }

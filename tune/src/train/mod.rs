@@ -6,10 +6,12 @@
 mod fit;
 mod optimizer;
 mod schedule;
+mod state;
 mod step;
 pub mod tensorboard;
 
-pub use fit::{EvaluationEvent, Event, FitError, FitSettings, Length, StepEvent, Summary, fit};
+pub use fit::{FitError, FitSettings, Host, Length, fit};
 pub use optimizer::{AdamW, AdamWSettings};
 pub use schedule::{Schedule, Shape};
+pub use state::{EvaluationEvent, Event, State, StepEvent, Summary, Validation};
 pub use step::{NotFinite, Step, StepReport, StepSettings};

@@ -45,6 +45,16 @@ impl<T: Real> AdamW<T> {
         Self { settings, first: model.gradients(), second: model.gradients(), steps: 0 }
     }
 
+    /// An optimiser that continues from saved moments after `steps` steps.
+    pub fn resumed(settings: AdamWSettings, first: Gradients<T>, second: Gradients<T>, steps: u64) -> Self {
+        Self { settings, first, second, steps }
+    }
+
+    /// First and second moments, laid out as the gradients, and the number of steps taken.
+    pub fn moments(&self) -> (&Gradients<T>, &Gradients<T>, u64) {
+        (&self.first, &self.second, self.steps)
+    }
+
     /// One step with learning rate `rate` along `gradients`.
     ///
     /// `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`, `p -= rate (weight_decay p + (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps))`.

@@ -75,6 +75,11 @@ impl<T: Real> Step<T> {
         Self { settings, gradients: model.gradients(), optimizer }
     }
 
+    /// The optimiser with its state.
+    pub fn optimizer(&self) -> &AdamW<T> {
+        &self.optimizer
+    }
+
     /// Takes step `step` (counted from zero) with learning rate `rate` over its micro-batches.
     ///
     /// # Errors

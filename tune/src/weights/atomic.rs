@@ -123,11 +123,19 @@ impl Staging {
 
     /// As [`Staging::commit`], but a folder that stands at the destination is replaced.
     ///
-    /// The old folder is renamed aside, the new one takes its name, the old one is deleted. Between the two renames the destination is absent; a process
-    /// killed there leaves both folders whole under temporary names. Errors: [`WeightsError::Io`], after which the old folder stands where it stood.
+    /// On Linux old and new exchange their names in one step and the old one is deleted. Where that cannot be done, the old folder is renamed aside and the
+    /// new one takes its name; a process killed between the two leaves both whole under temporary names. Errors: [`WeightsError::Io`], after which the old
+    /// folder stands where it stood.
     pub fn commit_replacing(self) -> Result<(), WeightsError> {
         sync_tree(self.path())?;
-        if fs::symlink_metadata(&self.destination).is_err() { self.rename() } else { self.swap() }
+        if fs::symlink_metadata(&self.destination).is_err() {
+            return self.rename();
+        }
+        match exchange(self.path(), &self.destination) {
+            // what is dropped now is the old folder, under the temporary name
+            true => sync_folder(parent_and_name(&self.destination)?.0),
+            false => self.swap(),
+        }
     }
 
     /// Renames with what stands at the destination moved aside, and moved back on failure.
@@ -157,6 +165,31 @@ impl Staging {
         // It no longer stands under its temporary name.
         folder.disable_cleanup(true);
         sync_folder(parent_and_name(&destination)?.0)
+    }
+}
+
+/// Lets two names change places in one step; false where the system has no such thing.
+#[cfg(target_os = "linux")]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
+}
+
+/// Removes what killed processes left under temporary names in `folder`; what cannot be removed stays.
+///
+/// To be called only while no other process writes there.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
     }
 }
 

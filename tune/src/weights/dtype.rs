@@ -27,6 +27,11 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// The storage type with the bits of a compute type.
+    pub fn of<T: Real>() -> Self {
+        if size_of::<T>() == size_of::<f64>() { Self::F64 } else { Self::F32 }
+    }
+
     /// All four, widest first.
     pub const ALL: [Self; 4] = [Self::F64, Self::F32, Self::F16, Self::Bf16];
 

@@ -19,7 +19,7 @@ mod mmap;
 mod npy;
 mod write;
 
-pub use atomic::{AtomicFile, Staging, write_file};
+pub use atomic::{AtomicFile, Staging, remove_leftovers, write_file};
 pub use check::{InventoryProblems, ShapeMismatch, check_inventory};
 pub use dtype::{Dtype, round_to_bf16};
 pub use error::WeightsError;

@@ -1,0 +1,136 @@
+//! `quanta init`: what a user starts from: a commented configuration, a tokenizer made from text, a model folder with random weights.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::RunError;
+use crate::config::read_json;
+use crate::data::task::{self, Task};
+use crate::data::train_tokenizer::{SMALLEST_VOCABULARY, TrainedTokenizer, train_tokenizer};
+use crate::model::{initial_values, read_folder_config};
+use crate::weights::{Dtype, Staging, TensorSpec, TensorWriter, default_metadata, write_file};
+
+/// What the new folder holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitReport {
+    /// The folder.
+    pub out: PathBuf,
+    /// Tokens of the tokenizer, where one was made.
+    pub vocab_size: Option<usize>,
+    /// Parameters of the model, where one was made.
+    pub parameters: Option<usize>,
+}
+
+/// What to make.
+#[derive(Clone, Debug, Default)]
+pub struct InitSettings {
+    /// Text files to train a tokenizer on; none: no tokenizer.
+    pub text: Vec<PathBuf>,
+    /// Most tokens of the tokenizer; without it `vocab_size` of the model's configuration, or 4096.
+    pub vocab_size: Option<usize>,
+    /// `config.json` of a model to fill with random weights; none: no model.
+    pub model: Option<PathBuf>,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
+/// Vocabulary of a tokenizer where nothing says another.
+const VOCABULARY: usize = 4096;
+
+/// Makes a folder `out`, which must not exist, with a tokenizer, a model, or both: what `quanta train` pretrains from.
+///
+/// Weights are those of transformers' initialisation: norms 1, biases 0, matrices normal with `initializer_range` of the configuration (0.02 where it is
+/// silent), in f32. A padding to the configuration's `vocab_size` is not needed: the tokenizer may be smaller, never larger.
+///
+/// # Errors
+/// When a file cannot be read or written, or tokenizer and model do not fit.
+pub fn init_folder(settings: &InitSettings, out: &Path) -> Result<InitReport, RunError> {
+    Staging::refuse_existing(out)?;
+    let config = settings.model.as_deref().map(read_json).transpose().map_err(RunError::Config)?;
+    let wanted = config.as_ref().and_then(|config| config.get("vocab_size")).and_then(Value::as_u64);
+    let vocab_size = settings.vocab_size.or(wanted.map(|size| size as usize)).unwrap_or(VOCABULARY);
+    if !settings.text.is_empty() && vocab_size < SMALLEST_VOCABULARY {
+        return Err(RunError::Usage(format!(
+            "a vocabulary of {vocab_size} tokens cannot hold all bytes: choose at least {SMALLEST_VOCABULARY}"
+        )));
+    }
+    let staging = Staging::create(out)?;
+    let folder = staging.path();
+    let mut report = InitReport { out: out.to_owned(), vocab_size: None, parameters: None };
+    if let Some(config) = &config {
+        let text = serde_json::to_string_pretty(config).unwrap_or_default() + "\n";
+        write_file(&folder.join("config.json"), text.as_bytes())?;
+        report.parameters = Some(write_weights(folder, config, settings.seed)?);
+    }
+    if !settings.text.is_empty() {
+        let tokenizer: TrainedTokenizer = train_tokenizer(&settings.text, vocab_size)?;
+        if let Some(rows) = wanted.filter(|&rows| tokenizer.vocab_size > rows as usize) {
+            return Err(RunError::Usage(format!(
+                "the tokenizer has {} tokens and the model's vocab_size is {rows}: choose --vocab-size up to {rows}",
+                tokenizer.vocab_size
+            )));
+        }
+        for (name, text) in tokenizer.files() {
+            write_file(&folder.join(name), text.as_bytes())?;
+        }
+        report.vocab_size = Some(tokenizer.vocab_size);
+    }
+    staging.commit()?;
+    Ok(report)
+}
+
+/// Writes random weights for the `config.json` of `folder`; the number of parameters.
+fn write_weights(folder: &Path, raw: &serde_json::Map<String, Value>, seed: u64) -> Result<usize, RunError> {
+    let config = read_folder_config(folder).map_err(|error| RunError::Load(error.into()))?;
+    let range = raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+    let specs = config.inventory().into_iter().map(|(name, shape)| TensorSpec::new(name, Dtype::F32, shape));
+    let mut writer = TensorWriter::create(&folder.join("model.safetensors"), &default_metadata(), specs.collect())?;
+    for site in config.modules() {
+        for (name, _) in site.own() {
+            let values = initial_values::<f32>(&site, name, range, seed);
+            writer.write_values(&format!("{}.{name}", site.name), &values)?;
+        }
+    }
+    writer.finish()?;
+    Ok(config.parameters())
+}
+
+/// A commented configuration to start from.
+///
+/// # Errors
+/// When there is no such task.
+pub fn starter(task: Option<&str>, model: Option<&Path>) -> Result<String, RunError> {
+    let task: &Task = task::find(task.unwrap_or("jsonl"))?;
+    let model = model.map_or("path/to/model".to_owned(), |path| path.display().to_string());
+    // TOML's basic strings escape as JSON's do
+    let quoted = |text: &str| Value::from(text).to_string();
+    Ok(format!(
+        r#"# A configuration for `quanta train`. Every key: docs/config.md
+
+[model]
+path = {model}           # a Hugging Face folder: config.json, safetensors, tokenizer.json
+# dtype = "auto"            # f32, f64, or bf16 to hold the weights in half the memory
+
+[data]
+task = {name}            # {summary}
+path = "path/to/data"
+dev = 100                   # rows kept for validation; they choose the best adapter
+# max_length = 2048         # longer samples are cut from the left
+
+[[adapter]]
+type = "quanta"
+dims = [16, 8, 8, 4]        # axes whose product is the hidden size (this is 4096); `quanta plan` shows what they give
+sites = ["q_proj", "v_proj"]
+
+[train]
+lr = 1e-4
+epochs = 3
+batch = 4
+seed = 1
+"#,
+        model = quoted(&model),
+        name = quoted(task.name),
+        summary = task.summary,
+    ))
+}
