@@ -15,7 +15,7 @@ use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
 /// Version of the run folder's layout and of its `config.toml`.
-const FORMAT: usize = 1;
+pub(super) const FORMAT: usize = 1;
 
 const SHAPES: [(&str, Shape); 3] =
     [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::analysis::AnalysisError;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::data::dataset::DatasetError;
@@ -138,6 +139,9 @@ pub enum RunError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A run cannot be shown.
+    #[error(transparent)]
+    Analysis(#[from] AnalysisError),
     /// A theorem stands in the way, or values are not finite.
     #[error("{0}")]
     Theory(String),
