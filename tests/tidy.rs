@@ -5,8 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Rooms of the library, lowest first: a room imports only from rooms before it.
-const ROOMS: [&str; 11] =
-    ["config", "tensor", "weights", "ops", "adapter", "model", "data", "checkpoint", "eval", "train", "run"];
+const ROOMS: [&str; 12] = [
+    "config",
+    "tensor",
+    "weights",
+    "ops",
+    "adapter",
+    "model",
+    "data",
+    "checkpoint",
+    "eval",
+    "train",
+    "analysis",
+    "run",
+];
 
 /// Longest file, in lines.
 const LONGEST: usize = 500;

@@ -4,12 +4,14 @@
 
 mod bench;
 mod circuit;
+mod info;
 mod init;
 mod inspect;
 mod interrupt;
 mod merge;
 mod methods;
 mod plan;
+mod report;
 mod score;
 mod text;
 mod train;
@@ -41,8 +43,12 @@ enum Command {
     Init(init::Arguments),
     /// The samples of a configuration as tokens, trained ones marked
     Inspect(inspect::Arguments),
+    /// One page about one or several runs: scores, curves, sample outputs
+    Report(report::Arguments),
     /// The fine-tuning methods
     Methods(methods::Arguments),
+    /// Machine, kernels and versions
+    Info(info::Arguments),
     /// Tensor circuits: draw, translate, decompose, rank, approximate
     #[command(subcommand)]
     Circuit(circuit::Command),
@@ -60,7 +66,9 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Init(arguments) => init::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Report(arguments) => report::run(arguments),
         Command::Methods(arguments) => methods::run(arguments),
+        Command::Info(arguments) => info::run(arguments),
         Command::Circuit(command) => circuit::run(command),
         Command::Bench(command) => bench::run(command),
     };

@@ -2,18 +2,7 @@
 
 use std::io::{self, Write};
 
-/// `1,234,567`.
-pub fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+pub use quanta_tune::analysis::grouped;
 
 /// Bytes in the largest unit that leaves a number above one.
 pub fn bytes(bytes: u64) -> String {

@@ -9,5 +9,6 @@ mod circuit;
 mod fixture;
 mod peft;
 mod plan;
+mod report;
 mod selection;
 mod vertical;

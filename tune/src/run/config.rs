@@ -19,7 +19,7 @@ use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
 /// Version of the run folder's layout and of its `config.toml`.
-const FORMAT: usize = 1;
+pub(super) const FORMAT: usize = 1;
 
 /// By what the best validation is chosen; true: by the loss.
 const BEST_BY: [(&str, bool); 2] = [("metric", false), ("loss", true)];

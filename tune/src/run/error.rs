@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::analysis::AnalysisError;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::data::dataset::DatasetError;
@@ -181,6 +182,9 @@ pub enum RunError {
         /// What the parser says.
         reason: String,
     },
+    /// A run cannot be shown.
+    #[error(transparent)]
+    Analysis(#[from] AnalysisError),
     /// A theorem stands in the way, or values are not finite.
     #[error("{0}")]
     Theory(String),

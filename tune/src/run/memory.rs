@@ -4,9 +4,14 @@ use super::RunError;
 use crate::model::Cost;
 
 /// Bytes that processes can still take, as Linux estimates them; none elsewhere.
-fn available_bytes() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
+    of_system("MemAvailable:")
+}
+
+/// One of the sizes in Linux's account of its memory, in bytes; none elsewhere.
+pub fn of_system(label: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

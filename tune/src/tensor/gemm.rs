@@ -6,6 +6,24 @@
 
 use super::Real;
 
+/// The instruction set that products of real numbers run on: `avx512f`, `fma`, `neon` or `portable`, by the rule of the `gemm` crate.
+pub fn product_kernel() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "avx512f";
+        }
+        if is_x86_feature_detected!("fma") {
+            return "fma";
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        return "neon";
+    }
+    "portable"
+}
+
 /// A strided matrix to read.
 #[derive(Clone, Copy)]
 pub struct MatRef<'a, T> {

@@ -7,7 +7,7 @@ mod matrix;
 mod random;
 mod workspace;
 
-pub use gemm::{MatMut, MatRef, matmul};
+pub use gemm::{MatMut, MatRef, matmul, product_kernel};
 pub use matrix::Matrix;
 pub use quanta_circuit::Real;
 pub use random::Stream;
