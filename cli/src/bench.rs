@@ -5,7 +5,8 @@ use std::io::Write;
 use anyhow::Result;
 use clap::ValueEnum;
 use quanta_circuit::Plan;
-use quanta_tune::run::bench::{CircuitBench, circuit};
+use quanta_tune::adapter::methods;
+use quanta_tune::run::bench::{CircuitBench, TrainBench, circuit, train_bench};
 use serde_json::json;
 
 /// What can be measured.
@@ -13,6 +14,49 @@ use serde_json::json;
 pub enum Command {
     /// A circuit beside the frozen linear it adapts, and beside the einsum order with permutes
     Circuit(CircuitArguments),
+    /// Training steps on random weights, with the lengths of real prompts
+    Train(TrainArguments),
+}
+
+/// What `quanta bench train` takes.
+#[derive(clap::Args)]
+pub struct TrainArguments {
+    /// The model's shape: tiny-288, smollm2-135m or llama2-7b-2l
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME")]
+    shape: String,
+    /// The adapter on q and v: a method's name with its defaults, or `none` for the frozen model alone
+    #[arg(long, default_value = methods()[0].name, value_name = "NAME")]
+    adapter: String,
+    /// How the weights are held
+    #[arg(long, value_enum, default_value_t = Held::F32)]
+    dtype: Held,
+    /// Samples of a micro-batch
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Micro-batches of a step
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    accumulate: u32,
+    /// Mean length of the prompts, in tokens
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    mean_length: u32,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before them
+    #[arg(long, default_value_t = 1)]
+    warmup: u32,
+    /// Threads; 0: one for each processor
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Held {
+    F32,
+    Bf16,
 }
 
 /// What `quanta bench circuit` takes.
@@ -51,7 +95,49 @@ enum Type {
 }
 
 pub fn run(command: &Command) -> Result<()> {
-    let Command::Circuit(arguments) = command;
+    match command {
+        Command::Circuit(arguments) => run_circuit(arguments),
+        Command::Train(arguments) => run_train(arguments),
+    }
+}
+
+fn run_train(arguments: &TrainArguments) -> Result<()> {
+    let bench = TrainBench {
+        shape: arguments.shape.clone(),
+        adapter: arguments.adapter.clone(),
+        bf16: arguments.dtype == Held::Bf16,
+        batch: arguments.batch as usize,
+        accumulate: arguments.accumulate as usize,
+        steps: arguments.steps as usize,
+        warmup: arguments.warmup as usize,
+        mean_length: arguments.mean_length as usize,
+        settings: None,
+        threads: arguments.threads,
+    };
+    let timing = train_bench(&bench)?;
+    let mut out = std::io::stdout().lock();
+    let dtype = if bench.bf16 { "bf16" } else { "f32" };
+    let resident = timing.peak_resident_bytes.map(|bytes| bytes >> 20);
+    if arguments.json {
+        let engine = format!("quanta {}", env!("CARGO_PKG_VERSION"));
+        let line = json!({
+            "engine": engine, "shape": bench.shape, "adapter": bench.adapter, "dtype": dtype, "batch": bench.batch,
+            "accumulate": bench.accumulate, "trainable": timing.trainable,
+            "median_step_seconds": timing.median_step_seconds, "tokens_per_second": timing.tokens_per_second,
+            "peak_rss_mib": resident, "losses": timing.losses,
+        });
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(out, "{} {} {dtype}: {} trainable", bench.shape, bench.adapter, crate::text::grouped(timing.trainable))?;
+        writeln!(out, "{:.3} s a step, {:.1} tokens/s", timing.median_step_seconds, timing.tokens_per_second)?;
+        if let Some(resident) = resident {
+            writeln!(out, "{resident} MiB at most")?;
+        }
+    }
+    Ok(())
+}
+
+fn run_circuit(arguments: &CircuitArguments) -> Result<()> {
     let plan = arguments.dims.clone();
     let d_in = arguments.in_features.unwrap_or(plan.in_len()).max(1);
     let d_out = arguments.out_features.unwrap_or(plan.out_len()).max(1);

@@ -1,0 +1,252 @@
+//! `quanta bench train`: seconds of training steps on random weights and random tokens, with the lengths of real prompts.
+//!
+//! Speed does not depend on the values. Prompts are log-normal around a mean length, clipped to 64..512, answers are five tokens, and the loss is on the
+//! answers only. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
+//! down.
+
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::super::memory::{self, peak_resident_bytes};
+use super::super::source::workspace;
+use super::super::RunError;
+use crate::adapter::{Layers, MethodInfo, Selection, Sites, method_named, methods};
+use crate::config::{Problems, Section};
+use crate::data::batch::{Weighting, pack};
+use crate::data::example::Encoded;
+use crate::model::{Attachment, Cost, Decoder, ModelConfig, NORMS, Training, families, random, read_config, resolve};
+use crate::ops::Batch;
+use crate::tensor::Stream;
+use crate::train::{AdamW, AdamWSettings, Step, StepSettings};
+
+/// A model's shape by name, and the axes of a circuit that fits it.
+struct Shape {
+    name: &'static str,
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    vocab: usize,
+    tied: bool,
+    dims: &'static [usize],
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        name: "tiny-288",
+        hidden: 288,
+        intermediate: 768,
+        layers: 6,
+        heads: 6,
+        kv_heads: 6,
+        vocab: 32_000,
+        tied: false,
+        dims: &[8, 6, 6],
+    },
+    Shape {
+        name: "smollm2-135m",
+        hidden: 576,
+        intermediate: 1536,
+        layers: 30,
+        heads: 9,
+        kv_heads: 3,
+        vocab: 49_152,
+        tied: true,
+        dims: &[9, 8, 8],
+    },
+    Shape {
+        name: "llama2-7b-2l",
+        hidden: 4096,
+        intermediate: 11_008,
+        layers: 2,
+        heads: 32,
+        kv_heads: 32,
+        vocab: 32_000,
+        tied: false,
+        dims: &[16, 8, 8, 4],
+    },
+];
+
+/// Names of the shapes.
+pub fn shapes() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.name)
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct TrainBench {
+    /// Name of the model's shape.
+    pub shape: String,
+    /// A method's name, or `none`.
+    pub adapter: String,
+    /// Whether weights are held as bf16.
+    pub bf16: bool,
+    /// Samples of a micro-batch.
+    pub batch: usize,
+    /// Micro-batches of a step.
+    pub accumulate: usize,
+    /// Steps that are measured.
+    pub steps: usize,
+    /// Steps before them.
+    pub warmup: usize,
+    /// Mean length of the prompts, in tokens.
+    pub mean_length: usize,
+    /// Settings of the adapter, as a config entry has them; none: the shape's axes, or the method's defaults.
+    pub settings: Option<Map<String, Value>>,
+    /// Threads; 0: one for each processor.
+    pub threads: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainTiming {
+    /// Trainable parameters.
+    pub trainable: usize,
+    /// Median seconds of a step.
+    pub median_step_seconds: f64,
+    /// Tokens of all measured steps over their seconds.
+    pub tokens_per_second: f64,
+    /// Most bytes of the process at one time, where the system tells.
+    pub peak_resident_bytes: Option<u64>,
+    /// Loss of each measured step.
+    pub losses: Vec<f64>,
+}
+
+/// Most and least tokens of a sample.
+const LENGTHS: (f64, f64) = (64.0, 512.0);
+/// Standard deviation of the logarithm of a length.
+const SPREAD: f64 = 0.35;
+/// Trained tokens of a sample.
+const ANSWER: usize = 5;
+
+/// Trains random weights for some steps and measures each.
+///
+/// # Errors
+/// When the shape or the adapter is unknown or does not fit, memory is short, or a number is not finite.
+pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
+    let shape = SHAPES.iter().find(|shape| shape.name == bench.shape).ok_or_else(|| {
+        let known: Vec<&str> = shapes().collect();
+        RunError::Usage(format!("there is no shape `{}`: choose one of {}", bench.shape, known.join(", ")))
+    })?;
+    let config = config(shape);
+    let attachment = attachment(bench, shape)?;
+    let origin = "bench train".to_owned();
+    let chosen = resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
+    let tokens = (LENGTHS.1 as usize) * bench.batch;
+    let training = Training {
+        tokens,
+        length: LENGTHS.1 as usize,
+        labels: ANSWER * bench.batch,
+        number_bytes: 4,
+        weight_bytes: if bench.bf16 { 2 } else { 4 },
+        recompute: false,
+    };
+    memory::check(&Cost::of(&config, std::slice::from_ref(&attachment), &chosen, training))?;
+    let workspace = workspace::<f32>(bench.threads)?;
+    let mut model: Decoder<f32> = random(config, 0.02, 0, bench.bf16);
+    let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
+    workspace.run(|| model.attach(&[attachment], &chosen, 0, kept))?;
+    let settings = StepSettings { clip: Some(1.0), recompute: false, seed: 0 };
+    let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
+    let mut stream = Stream::new(1, "bench", "lengths");
+    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
+    for index in 0..bench.warmup + bench.steps {
+        let batches: Vec<Batch> =
+            (0..bench.accumulate).map(|_| micro_batch(&mut stream, bench, shape.vocab as u64)).collect();
+        let clock = Instant::now();
+        let report = step
+            .take(&mut model, &batches, index, 1e-4, &workspace)
+            .map_err(|source| RunError::Diverged { source, saved: None })?;
+        if index >= bench.warmup {
+            seconds.push(clock.elapsed().as_secs_f64());
+            tokens += report.tokens;
+            losses.push(report.loss);
+        }
+    }
+    let trainable = model.trained().iter().map(|trained| trained.trainable()).sum();
+    let total: f64 = seconds.iter().sum();
+    Ok(TrainTiming {
+        trainable,
+        median_step_seconds: median(&mut seconds),
+        tokens_per_second: tokens as f64 / total,
+        peak_resident_bytes: peak_resident_bytes(),
+        losses,
+    })
+}
+
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    let middle = seconds.len() / 2;
+    if seconds.len().is_multiple_of(2) { (seconds[middle - 1] + seconds[middle]) / 2.0 } else { seconds[middle] }
+}
+
+fn micro_batch(stream: &mut Stream, bench: &TrainBench, vocab: u64) -> Batch {
+    let mut sample = || {
+        let length = ((bench.mean_length as f64).ln() + SPREAD * stream.normal()).exp().clamp(LENGTHS.0, LENGTHS.1);
+        let tokens: Vec<u32> = (0..length as usize).map(|_| 5 + stream.below(vocab - 5) as u32).collect();
+        Encoded::with_tail(tokens, ANSWER, false)
+    };
+    let samples: Vec<Encoded> = (0..bench.batch).map(|_| sample()).collect();
+    pack(&samples.iter().collect::<Vec<_>>(), Weighting::Token)
+}
+
+fn config(shape: &Shape) -> ModelConfig {
+    let value = json!({
+        "model_type": families()[0].model_type, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab, "tie_word_embeddings": shape.tied, "max_position_embeddings": 2048,
+    });
+    let map = value.as_object().cloned().unwrap_or_default();
+    // the table's shapes are complete: a test reads all of them
+    read_config(map, &Problems::new()).expect("a shape of the table is a model")
+}
+
+/// The method on q and v of every layer; for `none` the norm of the lowest layer, which costs next to nothing beside the gradient that reaches it.
+fn attachment(bench: &TrainBench, shape: &Shape) -> Result<Attachment, RunError> {
+    let sites = |names: &[&str]| Sites::Names(names.iter().map(|&name| name.to_owned()).collect());
+    let read = |info: &MethodInfo, settings: Map<String, Value>| {
+        let problems = Problems::new();
+        let mut section = Section::new("adapter", settings, &problems);
+        let method = info.read(&mut section);
+        section.finish();
+        problems.check("bench train").map(|()| method)
+    };
+    if bench.adapter == "none" {
+        let own = methods().iter().find(|info| info.unfreezes).expect("a method that trains modules themselves");
+        let method = read(own, Map::new()).map_err(RunError::Config)?;
+        let selection = Selection { sites: sites(&NORMS[..1]), layers: Layers::only([0]) };
+        return Ok(Attachment { method, selection });
+    }
+    let name = bench.adapter.as_str();
+    let info = method_named(name)
+        .ok_or_else(|| RunError::Usage(format!("there is no adapter `{name}`: see `quanta methods`, or choose none")))?;
+    let dims = json!({ "dims": shape.dims }).as_object().cloned().unwrap_or_default();
+    let method = match &bench.settings {
+        Some(settings) => read(info, settings.clone()),
+        // a method that knows no axes has defaults
+        None => read(info, dims).or_else(|_| read(info, Map::new())),
+    };
+    let selection = Selection { sites: sites(&["q_proj", "v_proj"]), layers: Layers::default() };
+    Ok(Attachment { method: method.map_err(RunError::Config)?, selection })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_is_a_model_that_its_circuit_fits() {
+        for shape in &SHAPES {
+            let config = config(shape);
+            assert_eq!(shape.dims.iter().product::<usize>(), config.hidden_size);
+        }
+        assert_eq!(config(&SHAPES[1]).parameters(), 134_515_008);
+    }
+
+    #[test]
+    fn medians_are_middles() {
+        assert_eq!((median(&mut [3.0, 1.0, 2.0]), median(&mut [4.0, 1.0])), (2.0, 2.5));
+    }
+}
