@@ -128,7 +128,13 @@ fn run_train(arguments: &TrainArguments) -> Result<()> {
         });
         writeln!(out, "{line}")?;
     } else {
-        writeln!(out, "{} {} {dtype}: {} trainable", bench.shape, bench.adapter, crate::text::grouped(timing.trainable))?;
+        writeln!(
+            out,
+            "{} {} {dtype}: {} trainable",
+            bench.shape,
+            bench.adapter,
+            crate::text::grouped(timing.trainable)
+        )?;
         writeln!(out, "{:.3} s a step, {:.1} tokens/s", timing.median_step_seconds, timing.tokens_per_second)?;
         if let Some(resident) = resident {
             writeln!(out, "{resident} MiB at most")?;

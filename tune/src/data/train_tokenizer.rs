@@ -57,7 +57,8 @@ pub fn train_tokenizer(files: &[impl AsRef<Path>], vocab_size: usize) -> Result<
     }
     let special = [BEGIN, END].map(|token| AddedToken::from(token, true).normalized(false));
     let trainer = BpeTrainer::builder().show_progress(false).vocab_size(vocab_size).min_frequency(2);
-    let trainer = trainer.special_tokens(special.to_vec()).initial_alphabet(ByteLevel::alphabet().into_iter().collect()).build();
+    let trainer =
+        trainer.special_tokens(special.to_vec()).initial_alphabet(ByteLevel::alphabet().into_iter().collect()).build();
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     tokenizer.with_decoder(Some(ByteLevel::default()));

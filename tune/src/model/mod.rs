@@ -6,6 +6,7 @@
 
 mod assemble;
 mod attach;
+mod cache;
 mod config;
 mod cost;
 mod decoder;
@@ -17,6 +18,7 @@ mod trained;
 
 pub use assemble::{initial_values, random};
 pub use attach::{AttachError, Attachment, resolve};
+pub use cache::{Continuation, Prefix, cache_bytes};
 pub use config::{MODULES, ModelConfig, NORMS};
 pub use cost::{Cost, Training};
 pub use decoder::Decoder;

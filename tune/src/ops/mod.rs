@@ -6,6 +6,7 @@
 pub mod attention;
 mod batch;
 pub mod choice;
+pub mod decode;
 pub mod dropout;
 pub mod gated;
 pub mod heads;

@@ -37,6 +37,9 @@ pub enum RunError {
     /// The model folder cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nothing can be generated.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// The tokenizer cannot be loaded or used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -97,6 +100,17 @@ pub enum RunError {
         /// What takes most of it.
         largest: &'static str,
     },
+    /// The machine has too little memory to continue the prompts.
+    #[error(
+        "generating needs about {:.1} GiB for the weights, keys and values, and {:.1} GiB are free: generate fewer tokens, from shorter prompts, or load the weights as bf16",
+        gib(*.needed), gib(*.available)
+    )]
+    GenerateMemory {
+        /// Estimated bytes.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
+    },
     /// A matrix or circuit beyond the machine's memory.
     #[error("this takes about {:.1} GiB and {:.1} GiB are free: choose a smaller circuit", gib(*.needed), gib(*.available))]
     TooLarge {
@@ -152,9 +166,6 @@ pub enum RunError {
     /// A prompt cannot be encoded.
     #[error("a prompt cannot be used: {0}")]
     Prompt(RowError),
-    /// Answers cannot be generated.
-    #[error(transparent)]
-    Generate(#[from] GenerateError),
     /// The folder belongs to another configuration.
     #[error(
         "{} holds a run of another configuration, which has `{theirs}` where this one has `{ours}`: continue it with its own config.toml, or choose another folder",
@@ -203,6 +214,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Attach { .. } | Self::Usage(_) | Self::Task(TaskError::Unknown { .. }) => 2,
+            Self::Generate(error) if error.is_usage() => 2,
             _ => 1,
         }
     }

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use super::super::RunError;
 use super::super::memory::{self, peak_resident_bytes};
 use super::super::source::workspace;
-use super::super::RunError;
 use crate::adapter::{Layers, MethodInfo, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section};
 use crate::data::batch::{Weighting, pack};
@@ -133,7 +133,8 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let config = config(shape);
     let attachment = attachment(bench, shape)?;
     let origin = "bench train".to_owned();
-    let chosen = resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
+    let chosen =
+        resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
     let tokens = (LENGTHS.1 as usize) * bench.batch;
     let training = Training {
         tokens,
@@ -220,8 +221,9 @@ fn attachment(bench: &TrainBench, shape: &Shape) -> Result<Attachment, RunError>
         return Ok(Attachment { method, selection });
     }
     let name = bench.adapter.as_str();
-    let info = method_named(name)
-        .ok_or_else(|| RunError::Usage(format!("there is no adapter `{name}`: see `quanta methods`, or choose none")))?;
+    let info = method_named(name).ok_or_else(|| {
+        RunError::Usage(format!("there is no adapter `{name}`: see `quanta methods`, or choose none"))
+    })?;
     let dims = json!({ "dims": shape.dims }).as_object().cloned().unwrap_or_default();
     let method = match &bench.settings {
         Some(settings) => read(info, settings.clone()),
