@@ -8,7 +8,7 @@ use super::RunError;
 use crate::adapter::{Layers, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
-use crate::data::encode::{Options, Truncation};
+use crate::data::encode::{Form, Options, Truncation};
 use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
 use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
@@ -59,6 +59,10 @@ pub struct DataSettings {
     pub counts: Counts,
     /// Length limit and what is done with longer rows.
     pub options: Options,
+    /// Most tokens of a generated answer; samples of tasks that generate are kept so much shorter than the limit.
+    pub max_new_tokens: usize,
+    /// Whose messages of a conversation are trained; only conversations have roles.
+    pub roles: Vec<String>,
 }
 
 /// A whole configuration.
@@ -201,7 +205,15 @@ fn read_data(mut section: Section) -> DataSettings {
             truncation: section.one_of("truncation", &Truncation::NAMES).or(Options::default().truncation),
             append_eos: section.bool("append_eos").or(true),
         },
+        max_new_tokens: section.usize("max_new_tokens").at_least(1).or(task.max_new_tokens),
+        roles: section
+            .strings("roles")
+            .must("must name at least one role, such as assistant", |roles| !roles.is_empty())
+            .or(vec!["assistant".to_owned()]),
     };
+    if section.has("roles") && task.form != Form::Chat {
+        section.problem("roles", format!("the rows of `{}` are no conversations: leave it out", task.name));
+    }
     section.finish();
     settings
 }
@@ -209,10 +221,11 @@ fn read_data(mut section: Section) -> DataSettings {
 fn write_data(data: &DataSettings) -> Value {
     let truncation =
         Truncation::NAMES.iter().find(|(_, policy)| *policy == data.options.truncation).map(|(name, _)| name);
+    let roles = (data.task.form == Form::Chat).then_some(&data.roles);
     json!({
         "task": data.task.name, "path": absolute(&data.path), "train": data.counts.train, "dev": data.counts.dev,
         "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
-        "truncation": truncation, "append_eos": data.options.append_eos,
+        "truncation": truncation, "append_eos": data.options.append_eos, "max_new_tokens": data.max_new_tokens, "roles": roles,
     })
 }
 

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::data::chat::ChatError;
 use crate::data::dataset::DatasetError;
 use crate::data::task::TaskError;
 use crate::data::tokenizer::TokenizerError;
@@ -40,6 +41,9 @@ pub enum RunError {
     /// The data cannot be read or encoded.
     #[error(transparent)]
     Data(#[from] DatasetError),
+    /// The model has no chat template that can be used.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The task cannot be found or read.
     #[error(transparent)]
     Task(#[from] TaskError),

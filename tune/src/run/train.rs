@@ -82,6 +82,9 @@ fn run<T: Real>(config: &RunConfig, out: &Path, progress: &mut dyn FnMut(Progres
     let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
     workspace.run(|| model.attach(&config.attachments, &chosen, config.fit.seed, kept))?;
     let mut folder = RunFolder::create(config, out, dev.is_empty())?;
+    if let Some(chat) = samples::chat(config)? {
+        write_file(&out.join("chat_template.jinja"), chat.template.source().as_bytes())?;
+    }
     progress(Progress::Started {
         total_steps: config.fit.total_steps(train.len()),
         trainable: plan.trainable(),
