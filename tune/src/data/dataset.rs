@@ -4,11 +4,12 @@
 //! once and adds no rule of its own but one: a running text is divided by its windows, not by its files. Batches and
 //! the order of training are left to the training loop.
 
+use super::chat::{Chat, encode_chat};
 use super::encode::{EncodeError, Form, Options, encode, encode_candidates};
 use super::example::{Encoded, Example};
 use super::sample::{Available, Chosen, Counts};
 use super::statistics::Statistics;
-use super::task::{Splits, Task, TaskError};
+use super::task::{Split, Splits, Task, TaskError, no_train_file};
 use super::tokenizer::Tokenizer;
 use std::path::Path;
 
@@ -75,7 +76,7 @@ pub struct Dataset {
 impl Dataset {
     /// Reads, chooses and encodes the rows of a run.
     ///
-    /// `counts.test` of `None` takes the whole test split where there is one; a number above 0 asks for one.
+    /// Conversations need a `chat`, other tasks ignore it. `counts.test` of `None` takes the whole test split where there is one; a number above 0 asks for one.
     ///
     /// # Errors
     /// [`DatasetError`], before anything long is done: files that cannot be read, rows that cannot be used, nothing to
@@ -86,8 +87,12 @@ impl Dataset {
         counts: Counts,
         tokenizer: &Tokenizer,
         options: &Options,
+        chat: Option<&Chat>,
     ) -> Result<Self, DatasetError> {
         let splits = (task.load)(path)?;
+        if splits.train.is_empty() {
+            return Err(no_train_file(path, task.extensions).into());
+        }
         if splits.test.is_none() && counts.test.unwrap_or(0) > 0 {
             return Err(DatasetError::NoTestSplit { wanted: counts.test.unwrap_or(0) });
         }
@@ -99,13 +104,32 @@ impl Dataset {
         }
         by_rows(splits, counts, |part, examples| {
             let failed = |source| DatasetError::Encode { part, source };
-            let encoded = encode(&examples, task.form, tokenizer, options).map_err(failed)?;
+            let encoded = match chat.filter(|_| task.form == Form::Chat) {
+                Some(chat) => encode_chat(&examples, chat, tokenizer, options).map_err(failed)?,
+                None => encode(&examples, task.form, tokenizer, options).map_err(failed)?,
+            };
             let candidates = match examples.iter().all(|row| row.candidates.is_empty()) {
                 true => Vec::new(),
                 false => encode_candidates(&examples, task.form, tokenizer, options).map_err(failed)?,
             };
             Ok(Part { examples, encoded, candidates })
         })
+    }
+}
+
+impl Dataset {
+    /// All rows of one split, as text, in the order of the file; a single file is whichever split is asked for.
+    ///
+    /// # Errors
+    /// [`TaskError`]: files that cannot be read, or a data set without that split.
+    pub fn rows(task: &Task, path: &Path, split: Split) -> Result<Vec<Example>, TaskError> {
+        let splits = (task.load)(path)?;
+        if !path.is_dir() {
+            return Ok(splits.train);
+        }
+        let has = splits.names();
+        let wanted = Split::NAMES.iter().find(|(_, named)| *named == split).map_or("", |(name, _)| name);
+        splits.take(split).ok_or_else(|| TaskError::NoSplit { path: path.to_path_buf(), wanted, has })
     }
 }
 
@@ -173,7 +197,7 @@ mod tests {
 
     fn load(task: &str, path: &Path, counts: Counts) -> Result<Dataset, DatasetError> {
         let options = Options { max_length: 8, truncation: Truncation::Left, append_eos: true };
-        Dataset::load(find(task).unwrap(), path, counts, &small(), &options)
+        Dataset::load(find(task).unwrap(), path, counts, &small(), &options, None)
     }
 
     #[test]
@@ -211,6 +235,37 @@ mod tests {
         // 70 tokens in windows of 7 and the begin token.
         assert_eq!((data.train.encoded.len(), data.dev.encoded.len()), (7, 3));
         assert!(data.train.encoded.iter().all(|window| window.tokens.len() == 8 && window.tokens[0] == 1));
+    }
+
+    #[test]
+    fn candidates_are_encoded_beside_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.jsonl");
+        let row = |i: usize| {
+            format!("{{\"prompt\": \"q{i}\", \"completion\": \" b\", \"candidates\": [\" a\", \" b\", \" cd\"]}}\n")
+        };
+        std::fs::write(&path, row(1) + &row(2)).unwrap();
+        let data = load("jsonl", &path, counts(None, 0, None)).unwrap();
+        assert_eq!(data.train.candidates.len(), 2);
+        for (row, candidates) in data.train.encoded.iter().zip(&data.train.candidates) {
+            assert_eq!((candidates.len(), &candidates[1]), (3, row));
+        }
+        std::fs::write(&path, lines("q", 3)).unwrap();
+        assert!(load("jsonl", &path, counts(None, 0, None)).unwrap().train.candidates.is_empty());
+    }
+
+    #[test]
+    fn rows_of_one_split_are_had_without_a_train_split() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.jsonl");
+        std::fs::write(&path, lines("t", 4)).unwrap();
+        let task = find("jsonl").unwrap();
+        assert_eq!(Dataset::rows(task, folder.path(), Split::Test).unwrap().len(), 4);
+        assert_eq!(Dataset::rows(task, &path, Split::Dev).unwrap().len(), 4);
+        let error = Dataset::rows(task, folder.path(), Split::Train).unwrap_err().to_string();
+        assert!(error.contains("has no train split, only test"), "{error}");
+        let error = load("jsonl", folder.path(), counts(None, 0, None)).unwrap_err();
+        assert!(matches!(error, DatasetError::Task(TaskError::NoTrainFile { .. })), "{error}");
     }
 
     #[test]

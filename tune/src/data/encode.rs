@@ -9,11 +9,13 @@
 //! whole. Where a merge leaves nothing by that count (`Q: ` and `yes`, if ` yes` is one token), the trained tokens are
 //! those from the first that differs from the prompt's own; the authors' program would train on nothing.
 
+use super::chat::ChatError;
 use super::example::{Encoded, Example};
 use super::python::strip_start;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use rayon::prelude::*;
 use std::fmt;
+use std::ops::Range;
 
 /// How the text of a row becomes tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,9 @@ pub enum Form {
     Exact,
     /// A running text, cut into windows of the length limit; every token after a window's first is trained.
     Windows,
+    /// A conversation, printed by the model's chat template, the messages of chosen roles trained; see
+    /// [`encode_chat`](super::chat::encode_chat).
+    Chat,
 }
 
 /// What is done with a row that is longer than the limit.
@@ -94,6 +99,15 @@ pub enum RowError {
         /// The limit.
         max_length: usize,
     },
+    /// A conversation in which none of the roles to train speaks.
+    #[error("no message of the roles {roles}: choose others in data.roles, or leave the conversation out")]
+    NoTrainedRole {
+        /// The roles to train.
+        roles: String,
+    },
+    /// The chat template cannot print the conversation.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The tokenizer refuses the text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -123,6 +137,9 @@ pub enum EncodeError {
     /// An end token is wanted, and the tokenizer names none.
     #[error("the tokenizer names no end token: name eos_token in tokenizer_config.json, or set append_eos = false")]
     NoEndToken,
+    /// Conversations are to be encoded without a template.
+    #[error("conversations need the model's chat template: add chat_template.jinja to its folder")]
+    NoChatTemplate,
     /// Some rows cannot be used: all of them are listed, the first 20 printed.
     #[error("{}", Failures(failures))]
     Rows {
@@ -164,6 +181,9 @@ pub fn encode(
     options: &Options,
 ) -> Result<Vec<Encoded>, EncodeError> {
     let end = end_token(form, tokenizer, options)?;
+    if form == Form::Chat {
+        return Err(EncodeError::NoChatTemplate);
+    }
     let row = |example: &Example| match form {
         Form::Windows => windows(&example.completion, tokenizer, options.max_length),
         _ => encode_row(&example.prompt, &example.completion, form, end, tokenizer, options).map(|row| vec![row]),
@@ -202,21 +222,30 @@ pub fn encode_prompt(
     options: &Options,
 ) -> Result<(Vec<u32>, bool), RowError> {
     let text = if form == Form::Template { strip_start(prompt).trim_matches(' ') } else { prompt };
-    cut(tokenizer.encode(text)?, tokenizer, options)
+    let mut tokens = tokenizer.encode(text)?;
+    let removed = cut(&tokens, tokenizer, options)?;
+    tokens.drain(removed.clone());
+    Ok((tokens, !removed.is_empty()))
 }
 
 fn end_token(form: Form, tokenizer: &Tokenizer, options: &Options) -> Result<Option<u32>, EncodeError> {
-    if options.max_length < 2 {
-        return Err(EncodeError::LimitTooShort { max_length: options.max_length });
-    }
+    check_limit(options)?;
     match (form == Form::Exact && options.append_eos, tokenizer.eos()) {
         (true, None) => Err(EncodeError::NoEndToken),
         (wanted, end) => Ok(end.filter(|_| wanted)),
     }
 }
 
+/// Refuses a limit that leaves nothing to predict.
+pub(super) fn check_limit(options: &Options) -> Result<(), EncodeError> {
+    match options.max_length {
+        0 | 1 => Err(EncodeError::LimitTooShort { max_length: options.max_length }),
+        _ => Ok(()),
+    }
+}
+
 /// Applies `row` to every example on all threads; the results stand in the examples' order.
-fn collect<T: Send>(
+pub(super) fn collect<T: Send>(
     examples: &[Example],
     row: impl Fn(&Example) -> Result<T, RowError> + Sync + Send,
 ) -> Result<Vec<T>, EncodeError> {
@@ -261,7 +290,9 @@ fn encode_row(
     }
     tokens.extend(end);
     let before = tokens.len();
-    let (tokens, truncated) = cut(tokens, tokenizer, options)?;
+    let removed = cut(&tokens, tokenizer, options)?;
+    tokens.drain(removed.clone());
+    let truncated = !removed.is_empty();
     let first_trained = before - (answer + usize::from(end.is_some())).min(before);
     let trained = match options.truncation {
         Truncation::Right => tokens.len().saturating_sub(first_trained),
@@ -276,24 +307,21 @@ fn encode_row(
     }
 }
 
-/// Cuts a sequence to the limit; says whether it had to.
-fn cut(mut tokens: Vec<u32>, tokenizer: &Tokenizer, options: &Options) -> Result<(Vec<u32>, bool), RowError> {
+/// The positions to take out of a sequence so that it fits the limit; empty where it fits.
+pub(super) fn cut(tokens: &[u32], tokenizer: &Tokenizer, options: &Options) -> Result<Range<usize>, RowError> {
     let (length, max_length) = (tokens.len(), options.max_length);
     if length <= max_length {
-        return Ok((tokens, false));
+        return Ok(0..0);
     }
     let begins = tokens.first().copied() == tokenizer.bos();
     let keeps_first = match options.truncation {
         Truncation::Refuse => return Err(RowError::TooLong { tokens: length, max_length }),
-        Truncation::Right => {
-            tokens.truncate(max_length);
-            return Ok((tokens, true));
-        }
+        Truncation::Right => return Ok(max_length..length),
         Truncation::Left => begins,
         Truncation::Reference => begins && tokenizer.declares_bos(),
     };
-    tokens.drain(usize::from(keeps_first)..length - max_length + usize::from(keeps_first));
-    Ok((tokens, true))
+    let first = usize::from(keeps_first);
+    Ok(first..length - max_length + first)
 }
 
 /// Cuts a running text into windows of at most `max_length` tokens.

@@ -23,6 +23,8 @@ pub struct Example {
     pub completion: String,
     /// The answers that count as right, for a task's metric; empty where it has none.
     pub answers: Vec<String>,
+    /// The same answers as sets of spans, where the file says which spans belong together; empty: each is one span.
+    pub answer_spans: Vec<Vec<String>>,
     /// The completions to choose from, the right one among them; empty where the answer is free text.
     pub candidates: Vec<String>,
     /// The conversation, where the row is one; prompt and completion are empty then.

@@ -6,6 +6,7 @@
 //! no model: it hands over token ids, and what is computed from them is left to the rooms above.
 
 pub mod batch;
+pub mod chat;
 pub mod dataset;
 pub mod encode;
 pub mod example;

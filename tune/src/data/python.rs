@@ -8,6 +8,11 @@ pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
+/// `str.strip()`.
+pub fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
 /// `str.lstrip()`.
 pub fn strip_start(text: &str) -> &str {
     text.trim_start_matches(is_space)
@@ -25,6 +30,7 @@ mod tests {
     #[test]
     fn separators_count_as_white_space() {
         let text = "\u{1c} a\u{1f}b\u{a0}c\u{200b}\u{1e}";
+        assert_eq!(strip(text), "a\u{1f}b\u{a0}c\u{200b}");
         assert_eq!(strip_start(text), "a\u{1f}b\u{a0}c\u{200b}\u{1e}");
         assert_eq!(words(text).collect::<Vec<_>>(), ["a", "b", "c\u{200b}"]);
     }

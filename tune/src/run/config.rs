@@ -9,7 +9,7 @@ use super::examination::Answers;
 use crate::adapter::{Layers, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
-use crate::data::encode::{Options, Truncation};
+use crate::data::encode::{Form, Options, Truncation};
 use crate::data::metric;
 use crate::data::objective::Objective;
 use crate::data::sample::Counts;
@@ -70,6 +70,10 @@ pub struct DataSettings {
     pub objective: Objective,
     /// How rows are answered and measured.
     pub answers: Answers,
+    /// Most tokens of a generated answer; samples of tasks that generate are kept so much shorter than the limit.
+    pub max_new_tokens: usize,
+    /// Whose messages of a conversation are trained; only conversations have roles.
+    pub roles: Vec<String>,
 }
 
 /// A whole configuration.
@@ -237,7 +241,15 @@ fn read_data(mut section: Section) -> DataSettings {
         },
         objective: section.one_of("objective", &Objective::NAMES).or(task.objective),
         answers: read_answers(&mut section),
+        max_new_tokens: section.usize("max_new_tokens").at_least(1).or(task.max_new_tokens),
+        roles: section
+            .strings("roles")
+            .must("must name at least one role, such as assistant", |roles| !roles.is_empty())
+            .or(vec!["assistant".to_owned()]),
     };
+    if section.has("roles") && task.form != Form::Chat {
+        section.problem("roles", format!("the rows of `{}` are no conversations: leave it out", task.name));
+    }
     section.finish();
     settings
 }
@@ -252,7 +264,7 @@ fn read_answers(section: &mut Section) -> Answers {
     });
     Answers {
         metrics,
-        max_new_tokens: section.usize("max_new_tokens").at_least(1).optional(),
+        max_new_tokens: None,
         rule: section.one_of("stop", &StopRule::ALL.map(|rule| (rule.name(), rule))).optional(),
     }
 }
@@ -260,13 +272,15 @@ fn read_answers(section: &mut Section) -> Answers {
 fn write_data(data: &DataSettings) -> Value {
     let truncation =
         Truncation::NAMES.iter().find(|(_, policy)| *policy == data.options.truncation).map(|(name, _)| name);
+    let roles = (data.task.form == Form::Chat).then_some(&data.roles);
     json!({
         "task": data.task.name, "path": absolute(&data.path), "train": data.counts.train, "dev": data.counts.dev,
         "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
-        "truncation": truncation, "append_eos": data.options.append_eos,
+        "truncation": truncation, "append_eos": data.options.append_eos, "max_new_tokens": data.max_new_tokens,
+        "roles": roles,
         "objective": Objective::NAMES.iter().find(|(_, objective)| *objective == data.objective).map(|(name, _)| name),
         "metrics": data.answers.metrics.as_ref().map(|list| list.iter().map(|metric| metric.name).collect::<Vec<_>>()),
-        "max_new_tokens": data.answers.max_new_tokens, "stop": data.answers.rule.map(StopRule::name),
+        "stop": data.answers.rule.map(StopRule::name),
     })
 }
 

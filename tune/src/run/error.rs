@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::analysis::AnalysisError;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::data::chat::ChatError;
 use crate::data::dataset::DatasetError;
 use crate::data::encode::RowError;
 use crate::data::task::TaskError;
@@ -46,6 +47,9 @@ pub enum RunError {
     /// The data cannot be read or encoded.
     #[error(transparent)]
     Data(#[from] DatasetError),
+    /// The model has no chat template that can be used.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The task cannot be found or read.
     #[error(transparent)]
     Task(#[from] TaskError),

@@ -38,7 +38,8 @@ pub fn examination(
     if config.best_by_loss || part.examples.is_empty() {
         return Ok(None);
     }
-    build(data.task, part, &data.answers, data.options, model, tokenizer)
+    let answers = Answers { max_new_tokens: Some(data.max_new_tokens), ..data.answers.clone() };
+    build(data.task, part, &answers, data.options, model, tokenizer)
 }
 
 /// The examination of rows: by candidates where every row has some, by generation otherwise; none without a metric.

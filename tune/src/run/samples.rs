@@ -1,17 +1,25 @@
 //! The samples of a configuration, encoded the same way for every command that uses them.
 
 use super::{RunConfig, RunError};
+use crate::data::chat::{Chat, ChatTemplate};
 use crate::data::dataset::Dataset;
+use crate::data::encode::Form;
 use crate::data::tokenizer::Tokenizer;
 use crate::model::ModelConfig;
 
-/// Reads, chooses and encodes the data of `config`, whose length limit is at most the model's (see [`within`]).
+/// Reads, chooses and encodes the data of `config`, whose length limit is at most the model's (see [`within`]). Samples
+/// of a task whose answers are generated leave room for them, in training too.
 ///
 /// # Errors
 /// When the data cannot be read or encoded, or holds tokens that the model has no embedding for.
 pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Dataset, RunError> {
     let data = config.data()?;
-    let dataset = Dataset::load(data.task, &data.path, data.counts, tokenizer, &data.options)?;
+    let mut options = data.options;
+    if data.task.generates {
+        options.max_length = options.max_length.saturating_sub(data.max_new_tokens);
+    }
+    let chat = chat(config)?;
+    let dataset = Dataset::load(data.task, &data.path, data.counts, tokenizer, &options, chat.as_ref())?;
     let vocab_size = model.vocab_size;
     let beyond = [&dataset.train, &dataset.dev, &dataset.test]
         .into_iter()
@@ -20,6 +28,19 @@ pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> R
         .find(|&&token| token as usize >= vocab_size)
         .copied();
     beyond.map_or(Ok(dataset), |token| Err(RunError::Vocabulary { token, vocab_size }))
+}
+
+/// The model's chat template and the roles to train, where the task's rows are conversations.
+///
+/// # Errors
+/// When the model's folder has no valid template.
+pub fn chat(config: &RunConfig) -> Result<Option<Chat>, RunError> {
+    let data = config.data()?;
+    if data.task.form != Form::Chat {
+        return Ok(None);
+    }
+    let template = ChatTemplate::from_folder(&config.model)?;
+    Ok(Some(Chat { template, roles: data.roles.clone() }))
 }
 
 /// The configuration with its length limit lowered to the model's.

@@ -18,7 +18,7 @@ use crate::eval::{Examination, mean_loss};
 use crate::model::{Cost, Decoder, load, resolve};
 use crate::tensor::{Real, Workspace};
 use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
-use crate::weights::Staging;
+use crate::weights::{Staging, write_file};
 
 /// What training tells while it runs.
 #[derive(Clone, Debug)]
@@ -211,6 +211,9 @@ fn run<T: Real>(
             (Some((state, optimizer)), folder)
         }
     };
+    if let Some(chat) = samples::chat(config)? {
+        write_file(&out.join("chat_template.jinja"), chat.template.source().as_bytes())?;
+    }
     progress(Progress::Started {
         done: start.as_ref().map_or(0, |(state, _)| state.steps),
         total_steps: config.fit.total_steps(samples.len()),

@@ -2,15 +2,26 @@
 //!
 //! A metric gives one row a value from 0 to 1, and its mean over rows is what tables print. A prediction is the text
 //! that was generated behind the prompt, or, where a row has candidates, the text of the one chosen. How predictions
-//! are made is left to the rooms above; which metrics suit a task, to the task.
+//! are made is left to the rooms above; which metrics suit a task, to the task. Names with `reference-` measure as the
+//! authors' program does, mistakes included, and exist to compare like with like.
 //!
 //! To add a metric: its function and constant in a file, and a row in [`METRICS`].
 
+mod choice;
+mod math;
+mod number;
+mod option;
+mod spans;
 mod text;
 
 use super::example::Example;
 use crate::config::nearest;
 
+pub use choice::ACCURACY;
+pub use math::{MATH, REFERENCE_MATH};
+pub use number::{NUMBER, REFERENCE_NUMBER};
+pub use option::{OPTION, REFERENCE_OPTION};
+pub use spans::DROP_F1;
 pub use text::{EM, F1};
 
 /// One metric.
@@ -20,12 +31,34 @@ pub struct Metric {
     pub name: &'static str,
     /// What it measures, in a line.
     pub summary: &'static str,
+    /// What a row must have for it.
+    pub needs: Needs,
     /// The value of one row, from 0 (wrong) to 1 (right), of a prediction; the mean over rows is the metric.
     pub score: fn(prediction: &str, example: &Example) -> f64,
 }
 
+/// What a row must have for a metric to say something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Candidates to choose from.
+    Candidates,
+    /// Listed answers.
+    Answers,
+}
+
+impl Metric {
+    /// Whether a row has what the metric needs.
+    pub fn suits(&self, example: &Example) -> bool {
+        match self.needs {
+            Needs::Candidates => !example.candidates.is_empty(),
+            Needs::Answers => !example.answers.is_empty(),
+        }
+    }
+}
+
 /// Every metric.
-pub const METRICS: &[&Metric] = &[&F1, &EM];
+pub const METRICS: &[&Metric] =
+    &[&F1, &EM, &DROP_F1, &ACCURACY, &NUMBER, &OPTION, &MATH, &REFERENCE_NUMBER, &REFERENCE_OPTION, &REFERENCE_MATH];
 
 /// There is no metric of this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +92,11 @@ fn names() -> String {
 /// The texts that count as right: the listed answers, or the completion where none is listed.
 fn right_answers(example: &Example) -> &[String] {
     if example.answers.is_empty() { std::slice::from_ref(&example.completion) } else { &example.answers }
+}
+
+/// 1 for right, 0 for wrong.
+fn value(is_right: bool) -> f64 {
+    f64::from(u8::from(is_right))
 }
 
 /// The largest of some values; 0 without any.

@@ -3,9 +3,10 @@
 //! The plain form and the two scores are SQuAD's (Rajpurkar et al. 2016). They are here for questions with short
 //! answers; answers that are sets of spans have a metric of their own.
 
-use super::{Metric, best, right_answers};
+use super::{Metric, Needs, best, right_answers, value};
 use crate::data::python::words;
 use regex::Regex;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 pub const F1: Metric = Metric {
     name: "f1",
     summary: "token F1 of the texts without case, punctuation and articles, the best over the listed answers",
+    needs: Needs::Answers,
     score: |prediction, example| {
         let predicted = plain(prediction);
         best(right_answers(example).iter().map(|answer| token_f1(&predicted, &plain(answer))))
@@ -23,9 +25,10 @@ pub const F1: Metric = Metric {
 pub const EM: Metric = Metric {
     name: "em",
     summary: "whether the text equals a listed answer without case, punctuation and articles",
+    needs: Needs::Answers,
     score: |prediction, example| {
         let predicted = plain(prediction);
-        best(right_answers(example).iter().map(|answer| f64::from(u8::from(predicted == plain(answer)))))
+        best(right_answers(example).iter().map(|answer| value(predicted == plain(answer))))
     },
 };
 
@@ -35,21 +38,22 @@ static ARTICLES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b(?:a|an|the)\
 /// The words of a text in lower case, without ASCII punctuation and then without the articles a, an, the.
 fn plain(text: &str) -> Vec<String> {
     let text: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
-    words(&ARTICLES.replace_all(&text, " ")).map(str::to_string).collect()
+    words(&without_articles(&text)).map(str::to_string).collect()
+}
+
+/// A lower-case text with a space in place of each article.
+pub(super) fn without_articles(text: &str) -> Cow<'_, str> {
+    ARTICLES.replace_all(text, " ")
 }
 
 /// F1 of the words that two texts have in common, each as often as both have it: 2 common / (words of both).
-///
-/// Texts without any word are equal to each other and to nothing else.
+/// 0 without a common word, also if neither has any: as the authors' program counts.
 fn token_f1(predicted: &[String], answer: &[String]) -> f64 {
-    if predicted.is_empty() || answer.is_empty() {
-        return f64::from(u8::from(predicted == answer));
-    }
     let mut left: HashMap<&str, usize> = HashMap::new();
     for word in answer {
         *left.entry(word).or_default() += 1;
     }
-    let mut common = 0;
+    let mut common = 0u32;
     for word in predicted {
         if let Some(count) = left.get_mut(word.as_str()).filter(|count| **count > 0) {
             *count -= 1;
@@ -59,7 +63,8 @@ fn token_f1(predicted: &[String], answer: &[String]) -> f64 {
     if common == 0 {
         return 0.0;
     }
-    let (precision, recall) = (f64::from(common) / predicted.len() as f64, f64::from(common) / answer.len() as f64);
+    let common = f64::from(common);
+    let (precision, recall) = (common / predicted.len() as f64, common / answer.len() as f64);
     2.0 * precision * recall / (precision + recall)
 }
 
@@ -88,7 +93,11 @@ mod tests {
         let value = (F1.score)("red red blue green", &row(&["red red yellow"]));
         assert!((value - 4.0 / 7.0).abs() < 1e-15, "{value}");
         assert_eq!((F1.score)("red", &row(&["blue"])), 0.0);
-        assert_eq!(((F1.score)("the", &row(&["a"])), (F1.score)("", &row(&["x"]))), (1.0, 0.0));
+        let nothing = row(&["a"]);
+        assert_eq!(
+            ((F1.score)("the", &nothing), (EM.score)("the", &nothing), (F1.score)("", &nothing)),
+            (0.0, 1.0, 0.0)
+        );
     }
 
     #[test]

@@ -1,116 +1,43 @@
 //! The task `jsonl`: a user's own prompts and completions, one JSON object a line.
 //!
 //! It is here for data that no named task knows. `prompt` and `completion` are texts and are used exactly as they are;
-//! `candidates` and `answers` (lists of texts) are optional; other keys are left alone. A `.json` file holds an array
-//! of the same objects. What is trained, and the end token, is left to the encoding.
+//! `candidates` and `answers` (lists of texts) and `group` (a text) are optional; other keys are left alone. A `.json`
+//! file holds an array of the same objects. What is trained, and the end token, is left to the encoding.
 
-use super::{MAX_NEW_TOKENS, RowProblem, Splits, Task, TaskError, load_splits, read_bytes, without_mark};
+use super::files::load_splits;
+use super::rows::{EXTENSIONS, Fields, load_rows};
+use super::{MAX_NEW_TOKENS, Splits, Task, TaskError};
 use crate::data::encode::Form;
 use crate::data::example::Example;
+use crate::data::metric::{ACCURACY, EM, F1};
 use crate::data::objective::Objective;
-use serde_json::Value;
 use std::path::Path;
 
 pub(super) const TASK: Task = Task {
     name: "jsonl",
     summary: "prompt and completion from a .jsonl file (one object a line), a .json array, or a folder of them",
     form: Form::Exact,
+    extensions: EXTENSIONS,
     objective: Objective::Lm,
-    metrics: &[],
+    metrics: &[&ACCURACY, &F1, &EM],
+    generates: false,
     max_new_tokens: MAX_NEW_TOKENS,
     stops_at_newline: false,
     load,
 };
 
 fn load(path: &Path) -> Result<Splits, TaskError> {
-    load_splits(path, &["jsonl", "json"], load_file)
+    load_splits(path, EXTENSIONS, |file| load_rows(file, read))
 }
 
-fn load_file(path: &Path) -> Result<Vec<Example>, TaskError> {
-    let bytes = read_bytes(path)?;
-    let text = without_mark(&bytes);
-    let is_array = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let rows = if is_array { array_rows(text, path)? } else { line_rows(text) };
-    let (mut examples, mut problems) = (Vec::new(), Vec::new());
-    for (line, row) in rows {
-        match row.and_then(|value| example(value, line)) {
-            Ok(example) => examples.push(example),
-            Err(message) => problems.push(RowProblem { line, message }),
-        }
+fn read(row: &mut Fields) -> Example {
+    let (prompt, completion) = (row.text("prompt"), row.text("completion"));
+    let (answers, candidates) = (row.texts("answers"), row.texts("candidates"));
+    let group = row.optional_text("group").unwrap_or_default();
+    if !candidates.is_empty() && !candidates.contains(&completion) {
+        row.problem("`completion` must be one of `candidates`, to the character");
     }
-    match (problems.is_empty(), examples.is_empty()) {
-        (false, _) => Err(TaskError::Malformed { path: path.to_path_buf(), problems }),
-        (true, true) => Err(TaskError::Empty { path: path.to_path_buf() }),
-        (true, false) => Ok(examples),
-    }
-}
-
-type Row = (usize, Result<Value, String>);
-
-fn line_rows(text: &[u8]) -> Vec<Row> {
-    let lines = text.split(|byte| *byte == b'\n').enumerate();
-    let filled = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
-    let parse = |line: &[u8]| serde_json::from_slice(line).map_err(|e| reason(line, &e));
-    filled.map(|(i, line)| (i + 1, parse(line))).collect()
-}
-
-fn array_rows(text: &[u8], path: &Path) -> Result<Vec<Row>, TaskError> {
-    let malformed = |line, message| {
-        let problems = vec![RowProblem { line, message }];
-        TaskError::Malformed { path: path.to_path_buf(), problems }
-    };
-    if text.trim_ascii().is_empty() {
-        return Err(TaskError::Empty { path: path.to_path_buf() });
-    }
-    match serde_json::from_slice(text) {
-        Ok(Value::Array(rows)) => Ok(rows.into_iter().enumerate().map(|(i, row)| (i + 1, Ok(row))).collect()),
-        Ok(_) => {
-            Err(malformed(1, "a .json file must hold an array of objects: one object a line is .jsonl".to_string()))
-        }
-        Err(e) => Err(malformed(e.line(), reason(text, &e))),
-    }
-}
-
-/// The parser's reason, in one line without the row's text, which may be long.
-fn reason(text: &[u8], error: &serde_json::Error) -> String {
-    if std::str::from_utf8(text).is_err() {
-        return "not UTF-8 text: save the file as UTF-8".to_string();
-    }
-    let message = error.to_string();
-    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason);
-    format!("not JSON, column {}: {message}", error.column())
-}
-
-fn example(value: Value, line: usize) -> Result<Example, String> {
-    let Value::Object(mut row) = value else { return Err("expected an object in braces".to_string()) };
-    let mut problems = Vec::new();
-    let mut text = |key: &str| match row.remove(key) {
-        Some(Value::String(text)) => text,
-        Some(_) => {
-            problems.push(format!("`{key}` must be a text in quotes"));
-            String::new()
-        }
-        None => {
-            problems.push(format!("`{key}` is missing"));
-            String::new()
-        }
-    };
-    let (prompt, completion) = (text("prompt"), text("completion"));
-    let mut texts = |key: &str| match row.remove(key) {
-        None | Some(Value::Null) => Vec::new(),
-        Some(value) => serde_json::from_value(value).unwrap_or_else(|_| {
-            problems.push(format!("`{key}` must be a list of texts"));
-            Vec::new()
-        }),
-    };
-    let (answers, candidates): (Vec<String>, Vec<String>) = (texts("answers"), texts("candidates"));
-    if problems.is_empty() && !candidates.is_empty() && !candidates.contains(&completion) {
-        problems.push("`completion` must be one of `candidates`, to the character".to_string());
-    }
-    match problems.is_empty() {
-        true => Ok(Example { prompt, completion, answers, candidates, line, ..Example::default() }),
-        false => Err(problems.join(", ")),
-    }
+    Example { prompt, completion, answers, candidates, group, ..Example::default() }
 }
 
 #[cfg(test)]
@@ -145,7 +72,9 @@ mod tests {
         assert_eq!((rows[1].prompt.as_str(), rows[1].line), ("c", 2));
         assert!(matches!(read("a.json", b"[]"), Err(TaskError::Empty { .. })));
         assert!(matches!(read("a.json", b" \n"), Err(TaskError::Empty { .. })));
-        let error = read("a.json", b"{\"prompt\": \"a\", \"completion\": \"b\"}").unwrap_err().to_string();
+        let lines = read("a.json", b"{\"prompt\": \"a\", \"completion\": \"b\"}").unwrap();
+        assert_eq!(lines.len(), 1);
+        let error = read("a.json", b"{\"prompt\":\n\"a\", \"completion\": \"b\"}").unwrap_err().to_string();
         assert!(error.contains("array of objects"), "{error}");
         let error = read("a.json", b"[{\"prompt\": \"a\"},\n{\"prompt\": 1, \"completion\": null}, 3]")
             .unwrap_err()

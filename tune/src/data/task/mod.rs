@@ -1,13 +1,22 @@
 //! Tasks: where rows come from, one file and one row of the table each.
 //!
-//! A task says how its files are read and how its text becomes tokens. This file holds the table, what the tasks share
-//! (splits, errors, finding and reading files) and nothing that is particular to one of them. Which rows are drawn is
-//! left to `sample`.
+//! A task says how its files are read and how its text becomes tokens. This file holds the table, splits and errors, and
+//! nothing that is particular to one of them; `files` finds the files of a split, `rows` reads rows of JSON,
+//! `instruction` the form that several public sets share. Which rows are drawn is left to `sample`.
 //!
 //! To add a task: a file with its loader, `mod` and a row in [`TASKS`].
 
+mod commonsense;
+mod drop;
+mod files;
+mod instruction;
 mod jsonl;
+mod math;
+mod messages;
+mod rows;
 mod text;
+
+pub(super) use files::no_train_file;
 
 use super::encode::Form;
 use super::example::Example;
@@ -26,10 +35,15 @@ pub struct Task {
     pub summary: &'static str,
     /// How its text becomes tokens.
     pub form: Form,
+    /// Endings of its files.
+    pub extensions: &'static [&'static str],
     /// What it trains for unless the configuration says otherwise.
     pub objective: Objective,
-    /// The metrics that suit it, the one that validation goes by first; none: only its loss is measured.
+    /// The metrics that suit it, the one that validation goes by first; those of which the rows have what is needed
+    /// count, see [`metrics_for`](Self::metrics_for). None: only the loss is measured.
     pub metrics: &'static [&'static Metric],
+    /// Whether its answers are generated: sequences then leave room for [`max_new_tokens`](Self::max_new_tokens).
+    pub generates: bool,
     /// Most tokens of a generated answer, unless the user says otherwise.
     pub max_new_tokens: usize,
     /// Whether a generated answer ends where its text has a newline.
@@ -42,17 +56,62 @@ pub struct Task {
 const MAX_NEW_TOKENS: usize = 50;
 
 /// Every task.
-pub const TASKS: &[Task] = &[jsonl::TASK, text::TASK];
+pub const TASKS: &[Task] = &[jsonl::TASK, text::TASK, drop::TASK, commonsense::TASK, math::TASK, messages::TASK];
+
+impl Task {
+    /// The metrics that all of the rows have what is needed for; none without rows.
+    pub fn metrics_for(&self, rows: &[Example]) -> Vec<&'static Metric> {
+        let suits = |metric: &&&'static Metric| !rows.is_empty() && rows.iter().all(|row| metric.suits(row));
+        self.metrics.iter().filter(suits).copied().collect()
+    }
+}
+
+/// One split of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What checkpoints are chosen by.
+    Dev,
+    /// What results are measured on.
+    Test,
+}
+
+impl Split {
+    /// Every split with its name on the command line.
+    pub const NAMES: [(&'static str, Split); 3] = [("train", Split::Train), ("dev", Split::Dev), ("test", Split::Test)];
+}
 
 /// The rows of a data set, split as its files are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Splits {
-    /// Rows to draw training samples from.
+    /// Rows to draw training samples from; empty if the data set has no such split.
     pub train: Vec<Example>,
     /// Rows to draw dev samples from, if the data set has such a split; else they come from `train`.
     pub valid: Option<Vec<Example>>,
     /// Rows to draw test samples from, if the data set has such a split.
     pub test: Option<Vec<Example>>,
+}
+
+impl Splits {
+    /// The rows of a split, if the data set has it.
+    pub fn take(self, split: Split) -> Option<Vec<Example>> {
+        match split {
+            Split::Train => Some(self.train).filter(|rows| !rows.is_empty()),
+            Split::Dev => self.valid,
+            Split::Test => self.test,
+        }
+    }
+
+    /// Names of the splits that are there.
+    pub fn names(&self) -> Vec<&'static str> {
+        let has = |split: Split| match split {
+            Split::Train => !self.train.is_empty(),
+            Split::Dev => self.valid.is_some(),
+            Split::Test => self.test.is_some(),
+        };
+        Split::NAMES.iter().filter(|(_, split)| has(*split)).map(|(name, _)| *name).collect()
+    }
 }
 
 /// The task of a name.
@@ -93,6 +152,16 @@ pub enum TaskError {
         folder: PathBuf,
         /// The file names that would do.
         expected: String,
+    },
+    /// A folder has no file of a split that is asked for.
+    #[error("{} has no {wanted} split, only {}: choose one of those, or name a file", path.display(), has.join(" and "))]
+    NoSplit {
+        /// The data set.
+        path: PathBuf,
+        /// The split asked for.
+        wanted: &'static str,
+        /// The splits there are.
+        has: Vec<&'static str>,
     },
     /// A folder has two files for one split.
     #[error("{} and {} are both there: remove one, or name a file", first.display(), second.display())]
@@ -160,47 +229,6 @@ fn names() -> String {
     TASKS.iter().map(|task| task.name).collect::<Vec<_>>().join(", ")
 }
 
-/// The stems of a split's file in a folder.
-const TRAIN: &[&str] = &["train"];
-const VALID: &[&str] = &["valid", "dev", "validation"];
-const TEST: &[&str] = &["test"];
-
-/// Reads the splits of a data set: a file is its train split; a folder has `train`, and may have `valid` (or `dev`,
-/// `validation`) and `test`, each with one of the extensions.
-fn load_splits(
-    path: &Path,
-    extensions: &[&str],
-    load: impl Fn(&Path) -> Result<Vec<Example>, TaskError>,
-) -> Result<Splits, TaskError> {
-    if !path.is_dir() {
-        return Ok(Splits { train: load(path)?, valid: None, test: None });
-    }
-    let train = find_file(path, TRAIN, extensions)?.ok_or_else(|| TaskError::NoTrainFile {
-        folder: path.to_path_buf(),
-        expected: extensions.iter().map(|extension| format!("train.{extension}")).collect::<Vec<_>>().join(" or "),
-    })?;
-    let optional = |stems| find_file(path, stems, extensions)?.map(|file| load(&file)).transpose();
-    Ok(Splits { train: load(&train)?, valid: optional(VALID)?, test: optional(TEST)? })
-}
-
-fn find_file(folder: &Path, stems: &[&str], extensions: &[&str]) -> Result<Option<PathBuf>, TaskError> {
-    let names = stems.iter().flat_map(|stem| extensions.iter().map(move |extension| format!("{stem}.{extension}")));
-    let mut found = names.map(|name| folder.join(name)).filter(|file| file.is_file());
-    match (found.next(), found.next()) {
-        (Some(first), Some(second)) => Err(TaskError::TwoFiles { first, second }),
-        (file, _) => Ok(file),
-    }
-}
-
-fn read_bytes(path: &Path) -> Result<Vec<u8>, TaskError> {
-    std::fs::read(path).map_err(|source| TaskError::Read { path: path.to_path_buf(), source })
-}
-
-/// The text without the byte-order mark that some editors put in front.
-fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,27 +242,5 @@ mod tests {
         }
         let error = find("jsnol").unwrap_err().to_string();
         assert!(error.starts_with("unknown task `jsnol`, did you mean `jsonl`?: the tasks are jsonl, "), "{error}");
-    }
-
-    #[test]
-    fn splits_come_from_the_files_of_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let load = |path: &Path| {
-            let prompt = path.file_name().unwrap().to_string_lossy().into_owned();
-            Ok(vec![Example { prompt, ..Example::default() }])
-        };
-        let missing = load_splits(folder.path(), &["a", "b"], load).unwrap_err();
-        assert!(missing.to_string().contains("expected train.a or train.b"), "{missing}");
-        std::fs::write(folder.path().join("train.b"), "").unwrap();
-        let only = load_splits(folder.path(), &["a", "b"], load).unwrap();
-        assert_eq!((only.train[0].prompt.as_str(), &only.valid, &only.test), ("train.b", &None, &None));
-        std::fs::write(folder.path().join("dev.a"), "").unwrap();
-        std::fs::write(folder.path().join("test.b"), "").unwrap();
-        let all = load_splits(folder.path(), &["a", "b"], load).unwrap();
-        assert_eq!((all.valid.unwrap()[0].prompt.as_str(), all.test.unwrap()[0].prompt.as_str()), ("dev.a", "test.b"));
-        std::fs::write(folder.path().join("valid.b"), "").unwrap();
-        assert!(matches!(load_splits(folder.path(), &["a", "b"], load), Err(TaskError::TwoFiles { .. })));
-        let file = load_splits(&folder.path().join("test.b"), &["a", "b"], load).unwrap();
-        assert_eq!((file.train.len(), file.test), (1, None));
     }
 }

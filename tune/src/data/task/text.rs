@@ -3,7 +3,8 @@
 //! It is here for pretraining and for adapting to a style. A file is one row without a prompt; that it is read in
 //! windows of the length limit is its form's doing, in the encoding.
 
-use super::{MAX_NEW_TOKENS, Splits, Task, TaskError, load_splits, read_bytes, without_mark};
+use super::files::{load_splits, read_bytes, without_mark};
+use super::{MAX_NEW_TOKENS, Splits, Task, TaskError};
 use crate::data::encode::Form;
 use crate::data::example::Example;
 use crate::data::objective::Objective;
@@ -13,15 +14,19 @@ pub(super) const TASK: Task = Task {
     name: "text",
     summary: "running text from a .txt file or a folder of them, in windows of max_length, every token trained",
     form: Form::Windows,
+    extensions: EXTENSIONS,
     objective: Objective::Lm,
     metrics: &[],
+    generates: false,
     max_new_tokens: MAX_NEW_TOKENS,
     stops_at_newline: false,
     load,
 };
 
+const EXTENSIONS: &[&str] = &["txt"];
+
 fn load(path: &Path) -> Result<Splits, TaskError> {
-    load_splits(path, &["txt"], load_file)
+    load_splits(path, EXTENSIONS, load_file)
 }
 
 fn load_file(path: &Path) -> Result<Vec<Example>, TaskError> {
