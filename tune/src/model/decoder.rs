@@ -158,7 +158,7 @@ impl<T: Real> Decoder<T> {
         (loss, dx)
     }
 
-    fn normed_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
+    pub(super) fn normed_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
         self.norm_rows(x, rows, pass).1
     }
 
@@ -172,7 +172,7 @@ impl<T: Real> Decoder<T> {
         (picked, normed, saved)
     }
 
-    fn rope(&self, batch: &Batch, pass: &Pass<'_, T>) -> Table<T> {
+    pub(super) fn rope(&self, batch: &Batch, pass: &Pass<'_, T>) -> Table<T> {
         self.config.rope.table(batch.segments.positions(), pass.workspace)
     }
 }

@@ -42,14 +42,13 @@ pub struct Saved<T: Real> {
     inner: Inner<T>,
 }
 
-/// Everything but the input, which is all that recomputation needs.
-struct Inner<T: Real> {
+/// Everything but the input, which is all that recomputation needs. `A` is what attention keeps of its own.
+struct Inner<T: Real, A = Attended<T>> {
     attention_norm: norm::Saved<T>,
     q: Matrix<T>,
     k: Matrix<T>,
     v: Matrix<T>,
-    attention: attention::Saved<T>,
-    o: Matrix<T>,
+    attention: A,
     middle: Matrix<T>,
     mlp_norm: norm::Saved<T>,
     gate: Matrix<T>,
@@ -57,15 +56,22 @@ struct Inner<T: Real> {
     linears: [LinearSaved<T>; 7],
 }
 
+/// What attention within a batch keeps: its output, head-major, and its denominators.
+struct Attended<T: Real> {
+    o: Matrix<T>,
+    saved: attention::Saved<T>,
+}
+
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
     pub fn bytes(&self) -> usize {
         let inner = &self.inner;
-        let matrices = [&self.input, &inner.q, &inner.k, &inner.v, &inner.o, &inner.middle, &inner.gate, &inner.up];
+        let matrices =
+            [&self.input, &inner.q, &inner.k, &inner.v, &inner.attention.o, &inner.middle, &inner.gate, &inner.up];
         matrices.iter().map(|m| m.bytes()).sum::<usize>()
             + inner.attention_norm.bytes()
             + inner.mlp_norm.bytes()
-            + inner.attention.bytes()
+            + inner.attention.saved.bytes()
             + inner.linears.iter().map(LinearSaved::bytes).sum::<usize>()
     }
 }
@@ -95,8 +101,40 @@ impl<T: Real> Layer<T> {
         self.run(input, shared).0
     }
 
+    /// As [`Self::infer`], with the rotated keys and the values, head-major, for tokens that follow later.
+    pub fn prefill(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, [Matrix<T>; 2]) {
+        let (output, inner) = self.run(input, shared);
+        (output, [inner.k, inner.v])
+    }
+
+    /// As [`Self::infer`] for tokens whose keys lie elsewhere: `attend` is given rotated queries, rotated keys and values, head-major, and returns the
+    /// attention output, token-major.
+    pub fn step(
+        &self,
+        input: &Matrix<T>,
+        rope: &Table<T>,
+        pass: &Pass<'_, T>,
+        attend: impl FnOnce([&Matrix<T>; 3]) -> Matrix<T>,
+    ) -> Matrix<T> {
+        self.run_with(input, rope, pass, |projections| (attend(projections), ())).0
+    }
+
     fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
-        let Shared { rope, pass, .. } = shared;
+        self.run_with(input, shared.rope, shared.pass, |[q, k, v]| {
+            let workspace = shared.pass.workspace;
+            let (o, saved) = attention::forward(q, k, v, self.layout(shared.segments), workspace);
+            (heads::merge(&o, self.heads, None, workspace), Attended { o, saved })
+        })
+    }
+
+    /// The layer around any attention: `attend` returns its output, token-major, and what it keeps.
+    fn run_with<A>(
+        &self,
+        input: &Matrix<T>,
+        rope: &Table<T>,
+        pass: &Pass<'_, T>,
+        attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
+    ) -> (Matrix<T>, Inner<T, A>) {
         let workspace = pass.workspace;
         let (normed, attention_norm) = norm::forward(input, &self.attention_norm, self.norm_eps, workspace);
         let (q, saved_q) = self.linears[Q].forward(&normed, pass);
@@ -106,8 +144,7 @@ impl<T: Real> Layer<T> {
         let (v, saved_v) = self.linears[V].forward(&normed, pass);
         let v = heads::split(&v, self.kv_heads, None, workspace);
         drop(normed);
-        let (o, attention) = attention::forward(&q, &k, &v, self.layout(shared.segments), workspace);
-        let merged = heads::merge(&o, self.heads, None, workspace);
+        let (merged, attention) = attend([&q, &k, &v]);
         let (mut middle, saved_o) = self.linears[O].forward(&merged, pass);
         middle.add(input);
         drop(merged);
@@ -119,7 +156,7 @@ impl<T: Real> Layer<T> {
         let (mut output, saved_down) = self.linears[DOWN].forward(&product, pass);
         output.add(&middle);
         let linears = [saved_q, saved_k, saved_v, saved_o, saved_gate, saved_up, saved_down];
-        (output, Inner { attention_norm, q, k, v, attention, o, middle, mlp_norm, gate, up, linears })
+        (output, Inner { attention_norm, q, k, v, attention, middle, mlp_norm, gate, up, linears })
     }
 
     /// From the gradient of the layer's output: the adapters' gradients, and the gradient of the layer's input where something below trains.
@@ -168,8 +205,8 @@ impl<T: Real> Layer<T> {
             q: inner.q,
             k: inner.k,
             v: inner.v,
-            attention: inner.attention,
-            o: inner.o,
+            attention: inner.attention.saved,
+            o: inner.attention.o,
             linears: [saved_q, saved_k, saved_v, saved_o],
         };
         self.unwind_attention(input, attention, d_middle, wanted, shared, gradients)

@@ -5,6 +5,7 @@
 //! and nothing outside `family` knows a family by name.
 
 mod attach;
+mod cache;
 mod config;
 mod cost;
 mod decoder;
@@ -14,6 +15,7 @@ mod linear;
 mod load;
 
 pub use attach::{AttachError, Attachment, resolve};
+pub use cache::{Continuation, Prefix, cache_bytes};
 pub use config::{MODULES, ModelConfig};
 pub use cost::{Cost, Training};
 pub use decoder::Decoder;

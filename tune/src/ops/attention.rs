@@ -237,7 +237,7 @@ fn scores<T: Real>(q: &[T], k: &[T], block: &Block, dim: usize, workspace: &Work
 }
 
 /// Softmax of the first `visible` elements in place, zeros behind; returns the logarithm of the denominator.
-fn softmax<T: Real>(row: &mut [T], visible: usize) -> T {
+pub(super) fn softmax<T: Real>(row: &mut [T], visible: usize) -> T {
     let (seen, hidden) = row.split_at_mut(visible);
     hidden.fill(T::ZERO);
     let max = seen.iter().fold(T::NEG_INFINITY, |m, &s| m.max(s));

@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod batch;
+pub mod decode;
 pub mod dropout;
 pub mod gated;
 pub mod heads;

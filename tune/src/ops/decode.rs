@@ -1,0 +1,176 @@
+//! Attention of one new token for each of many sequences, over keys and values that were computed before; no gradient.
+//!
+//! [`super::attention`] is the definition and the judge: the same softmax over the same path, for its last token only. Here the path lies in pieces, runs of
+//! consecutive tokens in several buffers, because sequences share the beginnings of their paths and grow at their ends. With one query a head there is
+//! no matrix product to gain from; each key and value is read once for all query heads of its group, and the order of every sum depends on the path
+//! alone, not on the other sequences or the threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::attention::softmax;
+use crate::tensor::{Matrix, Real, Workspace};
+
+/// Keys and values of consecutive tokens, rotated, head-major.
+#[derive(Clone, Copy)]
+pub struct Run<'a, T> {
+    /// Keys: those of head h are the `tokens * head_dim` elements from `h * stride` on.
+    pub keys: &'a [T],
+    /// Values, laid out as the keys.
+    pub values: &'a [T],
+    /// Elements from one head to the next.
+    pub stride: usize,
+    /// Number of tokens.
+    pub tokens: usize,
+}
+
+impl<'a, T> Run<'a, T> {
+    fn head(&self, data: &'a [T], head: usize, dim: usize) -> std::slice::ChunksExact<'a, T> {
+        data[head * self.stride..][..self.tokens * dim].chunks_exact(dim)
+    }
+}
+
+/// The path of each sequence, its new token included, as runs from the root on.
+pub struct Paths<'a, T> {
+    runs: Vec<Run<'a, T>>,
+    list: Vec<Path>,
+}
+
+struct Path {
+    runs: Range<usize>,
+    tokens: usize,
+}
+
+impl<'a, T> Default for Paths<'a, T> {
+    fn default() -> Self {
+        Self { runs: Vec::new(), list: Vec::new() }
+    }
+}
+
+impl<'a, T> Paths<'a, T> {
+    /// Adds the path of the next sequence.
+    pub fn push(&mut self, runs: impl IntoIterator<Item = Run<'a, T>>) {
+        let start = self.runs.len();
+        self.runs.extend(runs);
+        let tokens = self.runs[start..].iter().map(|run| run.tokens).sum();
+        self.list.push(Path { runs: start..self.runs.len(), tokens });
+    }
+}
+
+/// Attention output of one query a head and sequence, token-major `[sequences, heads * head_dim]`, as the output projection reads it.
+///
+/// `q [heads * sequences, head_dim]` is head-major and rotated; `o = softmax(q K^T / sqrt(head_dim)) V` over each sequence's path. Sums in `T`.
+///
+/// # Panics
+/// When `q` has not one row for each head and path, or a path is empty.
+pub fn forward<T: Real>(q: &Matrix<T>, kv_heads: usize, paths: &Paths<'_, T>, workspace: &Workspace<T>) -> Matrix<T> {
+    let (sequences, dim) = (paths.list.len(), q.cols());
+    let heads = q.rows() / sequences.max(1);
+    assert_eq!(q.rows(), heads * sequences, "one query for each head and path");
+    assert!(paths.list.iter().all(|path| path.tokens > 0), "a path holds its new token at least");
+    let group = heads / kv_heads;
+    let longest = paths.list.iter().map(|path| path.tokens).max().unwrap_or(0);
+    let scale = T::ONE / T::from_f64(dim as f64).sqrt();
+    let mut o = workspace.matrix(sequences, heads * dim);
+    let mut scores = workspace.matrix(sequences * kv_heads, group * longest);
+    let tasks = o.data_mut().par_chunks_mut(group * dim).zip(scores.data_mut().par_chunks_mut(group * longest));
+    tasks.enumerate().for_each(|(task, (o, scores))| {
+        let (sequence, kv_head) = (task / kv_heads, task % kv_heads);
+        let path = &paths.list[sequence];
+        let runs = &paths.runs[path.runs.clone()];
+        let mut token = 0;
+        for run in runs {
+            for key in run.head(run.keys, kv_head, dim) {
+                for member in 0..group {
+                    let query = q.row((kv_head * group + member) * sequences + sequence);
+                    scores[member * path.tokens + token] = scale * dot(query, key);
+                }
+                token += 1;
+            }
+        }
+        let p = &mut scores[..group * path.tokens];
+        p.chunks_mut(path.tokens).for_each(|row| {
+            softmax(row, path.tokens);
+        });
+        o.fill(T::ZERO);
+        let mut token = 0;
+        for run in runs {
+            for value in run.head(run.values, kv_head, dim) {
+                for (member, o) in o.chunks_exact_mut(dim).enumerate() {
+                    let p = p[member * path.tokens + token];
+                    o.iter_mut().zip(value).for_each(|(o, &v)| *o += p * v);
+                }
+                token += 1;
+            }
+        }
+    });
+    o
+}
+
+/// Sum of products, in eight lanes that the compiler turns into vectors.
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::ZERO; 8];
+    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.0.iter().zip(b.0) {
+        for lane in 0..8 {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    let mut sum = T::ZERO;
+    for (&a, &b) in a.1.iter().zip(b.1) {
+        sum += a * b;
+    }
+    lanes.into_iter().fold(sum, |sum, lane| sum + lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::difference::numbers;
+    use crate::ops::{Segments, attention};
+
+    /// The last token of every segment of a forest, its path cut into the runs of its ancestors and two of its own.
+    #[test]
+    fn a_new_token_sees_its_path_as_attention_defines_it() {
+        for (heads, kv_heads, dim) in [(4, 2, 4), (3, 3, 18), (6, 1, 2)] {
+            let workspace = Workspace::new(2).unwrap();
+            let pieces = [(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)];
+            let segments = Segments::new(&pieces).unwrap();
+            let tokens = segments.tokens();
+            let matrix = |rows: usize, name: &str| {
+                let mut m = workspace.matrix(rows, dim);
+                m.copy_from(&numbers(rows * dim, name));
+                m
+            };
+            let (q, k, v) =
+                (matrix(heads * tokens, "q"), matrix(kv_heads * tokens, "k"), matrix(kv_heads * tokens, "v"));
+            let layout = attention::Layout { heads, kv_heads, segments: &segments };
+            let (expected, _) = attention::forward(&q, &k, &v, layout, &workspace);
+
+            let run = |range: Range<usize>| {
+                let (keys, values) = (&k.data()[range.start * dim..], &v.data()[range.start * dim..]);
+                Run { keys, values, stride: tokens * dim, tokens: range.len() }
+            };
+            let mut paths = Paths::default();
+            let mut last = workspace.matrix(heads * pieces.len(), dim);
+            for (index, segment) in segments.list().iter().enumerate() {
+                let middle = segment.start + segment.range().len() / 2;
+                let own = [segment.start..middle, middle..segment.end];
+                paths.push(segments.ancestors(index).into_iter().chain(own).map(run));
+                for head in 0..heads {
+                    last.row_mut(head * pieces.len() + index).copy_from_slice(q.row(head * tokens + segment.end - 1));
+                }
+            }
+            let o = forward(&last, kv_heads, &paths, &workspace);
+            for (index, segment) in segments.list().iter().enumerate() {
+                for head in 0..heads {
+                    let expected = expected.row(head * tokens + segment.end - 1);
+                    let got = &o.row(index)[head * dim..(head + 1) * dim];
+                    // 75 terms of unit size in f64
+                    assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-13), "{index} {head}");
+                }
+            }
+        }
+    }
+}
