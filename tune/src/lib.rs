@@ -2,7 +2,7 @@
 //!
 //! Rooms, lowest first; a room imports only from rooms before it: [`config`] reads settings and collects their problems, [`tensor`] holds numbers,
 //! [`weights`] reads and writes tensor files, [`ops`] are the forward/backward pairs, [`adapter`] holds the methods, [`model`] the transformers,
-//! [`data`] turns text into packed batches, [`checkpoint`] writes what a run leaves behind, [`eval`] scores, [`train`] steps, [`run`] is one function a
+//! [`data`] turns text into packed batches, [`checkpoint`] writes what a run leaves behind, [`eval`] scores and generates, [`train`] steps, [`run`] is one function a
 //! command.
 
 pub mod adapter;
