@@ -4,6 +4,7 @@
 
 mod bench;
 mod circuit;
+mod generate;
 mod inspect;
 mod merge;
 mod methods;
@@ -31,6 +32,8 @@ enum Command {
     Train(train::Arguments),
     /// Log-probability of every token of a text
     Score(score::Arguments),
+    /// What a model writes after a prompt
+    Generate(generate::Arguments),
     /// Merge an adapter into its base model
     Merge(merge::Arguments),
     /// Sites, axes, gates, parameters, operations and memory of a configuration
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Score(arguments) => score::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),

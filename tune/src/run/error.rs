@@ -9,6 +9,7 @@ use crate::config::ConfigError;
 use crate::data::dataset::DatasetError;
 use crate::data::task::TaskError;
 use crate::data::tokenizer::TokenizerError;
+use crate::eval::GenerateError;
 use crate::model::{AttachError, LoadError};
 use crate::train::NotFinite;
 use crate::weights::WeightsError;
@@ -34,6 +35,9 @@ pub enum RunError {
     /// The model folder cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nothing can be generated.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// The tokenizer cannot be loaded or used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -93,6 +97,17 @@ pub enum RunError {
         available: u64,
         /// What takes most of it.
         largest: &'static str,
+    },
+    /// The machine has too little memory to continue the prompts.
+    #[error(
+        "generating needs about {:.1} GiB for the weights, keys and values, and {:.1} GiB are free: generate fewer tokens, from shorter prompts, or load the weights as bf16",
+        gib(*.needed), gib(*.available)
+    )]
+    GenerateMemory {
+        /// Estimated bytes.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
     },
     /// A matrix or circuit beyond the machine's memory.
     #[error("this takes about {:.1} GiB and {:.1} GiB are free: choose a smaller circuit", gib(*.needed), gib(*.available))]
@@ -156,6 +171,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Attach { .. } | Self::Usage(_) | Self::Task(TaskError::Unknown { .. }) => 2,
+            Self::Generate(error) if error.is_usage() => 2,
             _ => 1,
         }
     }

@@ -19,6 +19,14 @@ pub fn check_bytes(needed: u64) -> Result<(), RunError> {
     }
 }
 
+/// Refuses a generation that would not fit.
+pub fn check_generation(needed: u64) -> Result<(), RunError> {
+    match available_bytes() {
+        Some(available) if needed > available => Err(RunError::GenerateMemory { needed, available }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a run that would not fit.
 pub fn check(cost: &Cost) -> Result<(), RunError> {
     let needed = cost.peak_bytes();

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod circuit;
 mod config;
 mod error;
+mod generate;
 mod inspect;
 mod memory;
 mod merge;
@@ -17,6 +18,7 @@ mod train;
 
 pub use config::{DataSettings, ModelDtype, RunConfig};
 pub use error::RunError;
+pub use generate::{Continued, GenerateSettings, Prompts, generate};
 pub use inspect::{InspectReport, InspectedPart, InspectedSample, inspect};
 pub use merge::{MergeReport, merge};
 pub use plan::{PlanReport, PlannedAdapter, PlannedShape, plan};

@@ -1,5 +1,7 @@
 //! `quanta plan`: what a configuration would attach and cost, from `config.json` alone.
 
+use std::path::Path;
+
 use super::{ModelDtype, RunConfig, RunError};
 use crate::config::read_json;
 use crate::model::{Cost, ModelConfig, Training, read_folder_config, resolve};
@@ -113,7 +115,7 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
         length,
         labels: length * config.fit.batch,
         number_bytes: if config.dtype == ModelDtype::F64 { 8 } else { 4 },
-        weight_bytes: weight_bytes(config)?,
+        weight_bytes: weight_bytes(config.dtype, &config.model)?,
         recompute: config.fit.recompute,
     };
     let cost = Cost::of(&model, &config.attachments, &chosen, training);
@@ -121,13 +123,13 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
 }
 
 /// Bytes a stored weight takes in memory: `auto` goes by the type that `config.json` names.
-pub fn weight_bytes(config: &RunConfig) -> Result<usize, RunError> {
-    Ok(match config.dtype {
+pub fn weight_bytes(dtype: ModelDtype, model: &Path) -> Result<usize, RunError> {
+    Ok(match dtype {
         ModelDtype::F32 => 4,
         ModelDtype::F64 => 8,
         ModelDtype::Bf16 => 2,
         ModelDtype::Auto => {
-            let map = read_json(&config.model.join("config.json")).map_err(|error| RunError::Load(error.into()))?;
+            let map = read_json(&model.join("config.json")).map_err(|error| RunError::Load(error.into()))?;
             let name = map.get("dtype").or_else(|| map.get("torch_dtype")).and_then(serde_json::Value::as_str);
             if name == Some(Dtype::Bf16.config_name()) { 2 } else { 4 }
         }
