@@ -20,9 +20,10 @@ use support::{
 /// A random model with both methods attached and moved away from their start.
 fn model<T: Real>(config: &Value) -> Decoder<T> {
     let folder = support::random_folder(config, Dtype::F64);
-    let mut model = load(folder.path(), StoredAs::Compute).unwrap();
+    let mut model: Decoder<T> = load(folder.path(), StoredAs::Compute).unwrap();
+    let dims = if model.config().hidden_size == 96 { [8, 4, 3] } else { [4, 3, 2] };
     let entries = [
-        attachment(method("quanta", &json!({ "dims": [4, 3, 2], "s": "circuit" })), &["q_proj", "v_proj"], None),
+        attachment(method("quanta", &json!({ "dims": dims, "s": "circuit" })), &["q_proj", "v_proj"], None),
         attachment(method("lora", &json!({ "r": 2 })), &["k_proj", "down_proj", "v_proj"], None),
     ];
     attach(&mut model, &entries, 7);
