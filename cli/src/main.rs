@@ -4,6 +4,7 @@
 
 mod bench;
 mod circuit;
+mod eval;
 mod generate;
 mod info;
 mod init;
@@ -34,6 +35,8 @@ struct Arguments {
 enum Command {
     /// Train the adapters of a configuration
     Train(train::Arguments),
+    /// A model, run or adapter measured on a task's rows
+    Eval(eval::Arguments),
     /// Log-probability of every token of a text
     Score(score::Arguments),
     /// What a model writes after a prompt
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Train(arguments) => train::run(arguments),
+        Command::Eval(arguments) => eval::run(arguments),
         Command::Score(arguments) => score::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),

@@ -54,7 +54,7 @@ pub fn build(
     model: &ModelConfig,
     tokenizer: &Tokenizer,
 ) -> Result<Option<Examination>, RunError> {
-    let metrics = answers.metrics.clone().unwrap_or_else(|| metrics_of(task, part));
+    let metrics = answers.metrics.clone().unwrap_or_else(|| task.metrics_for(&part.examples));
     if metrics.is_empty() || part.examples.is_empty() {
         return Ok(None);
     }
@@ -80,10 +80,4 @@ pub fn build(
 
 fn has_candidates(part: &Part) -> bool {
     !part.candidates.is_empty() && part.candidates.iter().all(|candidates| !candidates.is_empty())
-}
-
-/// The task's metrics; a task whose rows may or may not have what they need measures nothing where they have not.
-fn metrics_of(task: &Task, part: &Part) -> Vec<&'static Metric> {
-    let measurable = has_candidates(part) || part.examples.iter().all(|row| !row.answers.is_empty());
-    if measurable { task.metrics.to_vec() } else { Vec::new() }
 }

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod circuit;
 mod config;
 mod error;
+mod eval;
 mod examination;
 mod generate;
 mod info;
@@ -23,6 +24,7 @@ mod train;
 
 pub use config::{DataSettings, ModelDtype, RunConfig};
 pub use error::RunError;
+pub use eval::{Answered, EvalReport, EvalSettings, Measured, eval};
 pub use examination::Answers;
 pub use generate::{Continued, GenerateSettings, Prompts, generate};
 pub use info::{InfoReport, info};
