@@ -4,6 +4,7 @@
 
 mod bench;
 mod circuit;
+mod demo;
 mod eval;
 mod generate;
 mod info;
@@ -35,6 +36,8 @@ struct Arguments {
 enum Command {
     /// Train the adapters of a configuration
     Train(train::Arguments),
+    /// Fine-tune a small model of this program's own, and see what comes of it
+    Demo(demo::Arguments),
     /// A model, run or adapter measured on a task's rows
     Eval(eval::Arguments),
     /// Log-probability of every token of a text
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Train(arguments) => train::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Score(arguments) => score::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),

@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod chat;
 pub mod dataset;
+pub mod demo;
 pub mod encode;
 pub mod example;
 pub mod metric;

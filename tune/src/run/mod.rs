@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod circuit;
 mod config;
+pub mod demo;
 mod error;
 mod eval;
 mod examination;
