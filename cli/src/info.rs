@@ -30,7 +30,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let slow = if info.optimised { "" } else { ", a debug build: many times slower than cargo's --release" };
-    line(&mut out, "quanta", &format!("{}, run folders of format {}{slow}", info.version, info.run_format))?;
+    line(&mut out, "version", &format!("{}, run folders of format {}{slow}", info.version, info.run_format))?;
     let name = info.processor.unwrap_or_else(|| "unknown processor".into());
     line(&mut out, "machine", &format!("{name}, {}, {}", info.architecture, info.system))?;
     line(&mut out, "threads", &info.threads.to_string())?;

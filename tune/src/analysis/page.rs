@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::markup::{ending, escaped, grouped, number};
+use super::markup::{beginning, ending, escaped, grouped, number};
 use super::plot::{Bar, Bars, Mark, Plot, Series, Tone, smoothed};
 use super::report::{Answer, Column, Measure, Report, SampleRow, ScoreTable};
 use super::scale::Spacing;
@@ -14,10 +14,12 @@ use super::{EvaluationPoint, RunView, StepPoint};
 const PROMPT: usize = 700;
 /// Characters of an answer that are shown.
 const ANSWER: usize = 500;
+/// Characters of a name that stands beside scores.
+const NAME: usize = 28;
 /// Score columns that are drawn as bars besides standing in the table.
 const BARS: usize = 6;
 /// A curve whose highest point is so many times its lowest is drawn on a logarithmic scale.
-const WIDE: f64 = 20.0;
+const WIDE: f64 = 10.0;
 
 /// The page; `generator` is the element that says who wrote it.
 pub fn html(report: &Report, generator: &str) -> String {
@@ -73,7 +75,7 @@ fn scores(table: &ScoreTable) -> String {
     out.push_str("</tr></thead>\n<tbody>\n");
     let best: Vec<Option<usize>> = (0..table.columns.len()).map(|column| table.best(column)).collect();
     for (index, row) in table.rows.iter().enumerate() {
-        let _ = write!(out, "<tr><th scope=\"row\">{}{}</th>", swatch(row.tone), escaped(&row.name));
+        let _ = write!(out, "<tr><th scope=\"row\">{}{}</th>", swatch(row.tone), escaped(&beginning(&row.name, NAME)));
         for (at, column) in table.columns.iter().enumerate() {
             let text = row.values.get(at).copied().flatten().map_or("-".into(), |value| written(column, value));
             let class = if best[at] == Some(index) { "number best" } else { "number" };
@@ -196,7 +198,7 @@ fn sample(row: &SampleRow) -> String {
 fn answer(answer: &Answer) -> String {
     let text = match answer.text.trim() {
         "" => "<span class=\"empty\">nothing</span>".to_owned(),
-        text => escaped(&super::markup::beginning(text, ANSWER)),
+        text => escaped(&beginning(text, ANSWER)),
     };
     let (class, mark) = match answer.score {
         None => ("", String::new()),
@@ -239,7 +241,11 @@ fn configuration(runs: &[RunView]) -> String {
 fn settings(runs: &[RunView]) -> Vec<(String, Vec<Option<String>>)> {
     let mut rows: Vec<(String, Vec<Option<String>>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        for (label, text) in run.settings.iter().cloned().chain(trainable(run)) {
+        let mut own = run.settings.clone();
+        // what is trained stands before what it is trained on
+        let place = own.iter().position(|(label, _)| label == "Model").unwrap_or(own.len());
+        own.splice(place..place, trainable(run));
+        for (label, text) in own {
             let at = rows.iter().position(|(known, _)| *known == label).unwrap_or_else(|| {
                 rows.push((label, vec![None; runs.len()]));
                 rows.len() - 1

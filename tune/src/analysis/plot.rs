@@ -120,7 +120,7 @@ impl Plot {
             let _ = writeln!(out, "</g><text x=\"{:.1}\" y=\"{:.1}\">{}</text>", at + 22.0, y + 4.0, escaped(&name));
             at += width;
         }
-        (out, row + 20.0)
+        (out, row + 24.0)
     }
 }
 
@@ -343,7 +343,7 @@ mod tests {
             !svg.contains("<script>") && svg.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; more a"),
             "{svg}"
         );
-        assert!(svg.contains("viewBox=\"0 0 440 406\""), "nine rows of legend: {svg}");
+        assert!(svg.contains("viewBox=\"0 0 440 410\""), "nine rows of legend: {svg}");
         assert!(svg.contains("class=\"tone-6\"") && svg.contains("class=\"tone-1 broken\""));
         let bars = Bars {
             title: "a<b".into(),

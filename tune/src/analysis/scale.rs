@@ -145,7 +145,7 @@ fn in_steps(value: f64, step: f64, widest: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    if widest >= 1e6 || widest < 1e-3 {
+    if !(1e-3..1e6).contains(&widest) {
         let digits = (widest.log10().floor() - step.log10().floor()).clamp(0.0, 6.0) as usize;
         let text = format!("{value:.digits$e}");
         let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));

@@ -303,6 +303,16 @@ mod tests {
         0a0e0a076576616c2f6631150000803f867ffdbe";
 
     #[test]
+    fn a_step_is_shown_by_four_numbers() {
+        let report = crate::train::StepReport { loss: 2.0, gradient_norm: 0.5, tokens: 30, labels: 3, saved_bytes: 0 };
+        let event = StepEvent { step: 7, total_steps: 9, report, tokens: 210, lr: 1e-3, seconds: 0.25 };
+        let names = ["loss", "lr", "grad_norm", "tokens_per_second"].map(|name| format!("train/{name}"));
+        let scalars = step_scalars(&event);
+        assert_eq!(scalars.map(|(tag, _)| tag.to_owned()), names);
+        assert_eq!(scalars.map(|(_, value)| value), [2.0, 1e-3, 0.5, 120.0]);
+    }
+
+    #[test]
     fn a_resumed_file_is_the_uninterrupted_one() {
         let [whole, cut] = [(); 2].map(|_| tempfile::tempdir().unwrap());
         let (_, mut expected) = written(whole.path(), &[0, 1, 2, 2, 3]);
@@ -314,7 +324,8 @@ mod tests {
         let mut found = fs::read(&path).unwrap();
         // the version record tells when the file was begun
         let first = ends(&found)[1];
-        (found.drain(..first), expected.drain(..first));
+        found.drain(..first);
+        expected.drain(..first);
         assert_eq!(hex(&found), hex(&expected));
         assert_eq!(fs::read_dir(cut.path()).unwrap().count(), 1, "one file a folder");
     }
