@@ -78,16 +78,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The progress bar; silent where standard error is no terminal, except for a line at the start and at every validation.
-struct Display {
+pub struct Display {
     bar: ProgressBar,
 }
 
 impl Display {
-    fn new() -> Self {
+    /// Nothing to draw yet.
+    pub fn new() -> Self {
         Self { bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()) }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    /// Shows what training tells.
+    pub fn show(&mut self, progress: &Progress) {
         match progress {
             Progress::Started { done, total_steps, trainable, base_parameters, train, dev } => {
                 let percent = 100.0 * *trainable as f64 / *base_parameters as f64;
@@ -131,7 +133,8 @@ impl Display {
         if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
     }
 
-    fn finish(&self) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -11,5 +11,6 @@ mod generate;
 mod peft;
 mod plan;
 mod report;
+mod resume;
 mod selection;
 mod vertical;

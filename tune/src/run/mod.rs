@@ -16,7 +16,7 @@ mod inspect;
 mod memory;
 mod merge;
 mod plan;
-mod report;
+pub(crate) mod report;
 mod run_folder;
 mod samples;
 mod score;
