@@ -77,10 +77,10 @@ enum Style {
 /// Styles with the number of points told, as often as they are drawn.
 const STYLES: [(Style, usize); 6] = [
     (Style::Retold, 8),
-    (Style::Retold, 8),
     (Style::Notes, 16),
     (Style::Notes, 16),
     (Style::Prose, 10),
+    (Style::Dialogue, 6),
     (Style::Dialogue, 6),
 ];
 
@@ -122,7 +122,7 @@ const MIX: [Kind; 14] = [
 
 /// One document: a passage and what follows from it.
 pub fn document(stream: &mut Stream) -> String {
-    if pick(3, stream) == 0 {
+    if pick(4, stream) == 0 {
         return list(stream);
     }
     let passage = Passage::draw(Split::Train, stream);
@@ -133,7 +133,7 @@ pub fn document(stream: &mut Stream) -> String {
         let kind = if matches!(style, Style::Retold) { Kind::Number } else { MIX[pick(MIX.len(), stream)] };
         let Some(point) = Point::draw(kind, &passage, stream) else { continue };
         let sentence = match style {
-            Style::Retold => point.tell("{a} {past} {n} {item}."),
+            Style::Retold => point.tell("{a} {n} {item}."),
             Style::Notes => point.tell(note(point.kind)),
             Style::Prose => {
                 let ways = statements(point.kind);
@@ -149,8 +149,14 @@ pub fn document(stream: &mut Stream) -> String {
             told.push(sentence);
         }
     }
-    let between = if matches!(style, Style::Dialogue) { "\n" } else { " " };
-    format!("{}\n{}", passage.text, told.join(between))
+    // a word in front, so that a name never begins a line: there it would be another token
+    let (head, between) = match style {
+        Style::Retold => ("Again: ", " "),
+        Style::Notes => ("Notes: ", " "),
+        Style::Prose => ("In short: ", " "),
+        Style::Dialogue => ("", "\n"),
+    };
+    format!("{}\n{head}{}", passage.text, told.join(between))
 }
 
 /// Documents `from..to` of the corpus; each has a random stream of its own.

@@ -19,13 +19,11 @@ pub struct Scene {
     pub items: [&'static str; 2],
 }
 
-/// How a fact is told; `{past}` serves as the participle too.
-const FACTS: [&str; 4] = [
-    "{a} {past} {n} {item}.",
-    "There {a} {past} {n} {item}.",
-    "Then {a} {past} {n} {item}.",
-    "Later {a} {past} {n} {item}.",
-];
+/// How the account of who did what begins; the facts follow as a list, each number behind its person, so that a small reader can find it.
+const ACCOUNTS: [&str; 3] = ["They {past}", "This is what they {past}", "What they {past} that day"];
+
+/// How a fact is told.
+const FACT: &str = "{a} {n} {item}";
 
 const fn scene(openings: [&'static str; 2], past: &'static str, base: &'static str, items: [&'static str; 2]) -> Scene {
     Scene { openings, past, base, items }
@@ -114,14 +112,14 @@ impl Passage {
 
 fn tell(scene: usize, town: usize, facts: &[Fact], stream: &mut Stream) -> String {
     let words = &SCENES[scene];
-    let mut sentences = vec![words.openings[pick(2, stream)].replace("{town}", TOWNS[town])];
-    for (i, fact) in facts.iter().enumerate() {
-        // "Then" and "came and" go on with a story that has begun
-        let way = pick(if i == 0 { 2 } else { FACTS.len() }, stream);
-        let sentence = FACTS[way].replace("{a}", NAMES[fact.name]).replace("{past}", words.past);
-        sentences.push(sentence.replace("{n}", &fact.count.to_string()).replace("{item}", words.items[fact.item]));
-    }
-    sentences.join(" ")
+    let opening = words.openings[pick(2, stream)].replace("{town}", TOWNS[town]);
+    let account = ACCOUNTS[pick(ACCOUNTS.len(), stream)].replace("{past}", words.past);
+    let fact = |fact: &Fact| {
+        let told = FACT.replace("{a}", NAMES[fact.name]).replace("{n}", &fact.count.to_string());
+        told.replace("{item}", words.items[fact.item])
+    };
+    let facts: Vec<String> = facts.iter().map(fact).collect();
+    format!("{opening} {account}: {}.", facts.join(", "))
 }
 
 /// Uniform in `0..bound`.
