@@ -245,7 +245,7 @@ fn weights_that_are_no_numbers_are_noticed() {
             && message.contains("the model's weights hold infinite values or NaN"),
         "{message}"
     );
-    assert_eq!(workshop.names("again"), ["config.toml", "metrics.jsonl"], "no adapter of numbers that ran away");
+    assert_eq!(workshop.run_names("again"), ["config.toml", "metrics.jsonl"], "no adapter of numbers that ran away");
 }
 
 #[test]

@@ -83,6 +83,11 @@ impl Workshop {
         self.files(name).into_keys().filter(|name| !name.ends_with('/')).collect()
     }
 
+    /// As [`Workshop::names`] of a run folder, without its event file, whose name is a time.
+    pub fn run_names(&self, name: &str) -> Vec<String> {
+        self.names(name).into_iter().filter(|name| !name.starts_with("tensorboard/")).collect()
+    }
+
     pub fn start(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quanta"));
         command.args(arguments).current_dir(self.folder.path()).output().expect("the program starts")

@@ -6,6 +6,7 @@
 mod broken_config;
 mod broken_files;
 mod circuit;
+mod demo;
 mod fixture;
 mod generate;
 mod peft;

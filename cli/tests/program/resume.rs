@@ -136,7 +136,7 @@ fn only_the_same_run_is_continued() {
     workshop.refused(
         &["train", "run.toml", "--out", "run", "--resume", "--set", "train.lr=1e-3"],
         1,
-        &["another configuration", "lr = 0.01", "lr = 0.001"],
+        &["another configuration", "`lr = 0.01`", "`lr = 0.001`"],
     );
     workshop.write("other/notes.txt", "mine");
     workshop.refused(&["train", "run.toml", "--out", "other", "--resume"], 1, &["not a run folder"]);

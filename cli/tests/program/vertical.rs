@@ -32,8 +32,12 @@ fn path_through(adapters: &[&str], folder: &[&str]) {
     assert!(number(&summary["best_eval_loss"]) < number(&summary["start_eval_loss"]), "{summary}");
     assert!(number(&summary["last_loss"]) < number(&summary["first_loss"]), "{summary}");
     let mut expected: Vec<String> = folder.iter().map(|name| format!("adapter/{name}")).collect();
+    let checkpoint = "checkpoints/step-12";
+    expected.extend(folder.iter().map(|name| format!("{checkpoint}/adapter/{name}")));
+    expected.extend(["moments.safetensors", "state.json"].map(|name| format!("{checkpoint}/{name}")));
     expected.extend(["config.toml", "metrics.jsonl"].map(String::from));
-    assert_eq!(workshop.names("run"), expected);
+    assert_eq!(workshop.run_names("run"), expected);
+    assert_eq!(workshop.names("run").len(), expected.len() + 1, "and one event file");
 
     let report = workshop.json(&["merge", "run", "--out", "merged"]);
     let [difference, effect, tolerance] = ["difference", "effect", "tolerance"].map(|key| number(&report[key]));
@@ -270,7 +274,7 @@ fn a_run_that_diverges_stops_and_says_where() {
         message.contains("step 2") && message.contains("not finite") && message.contains("lower the learning rate"),
         "{message}"
     );
-    assert!(message.contains("no adapter had been saved yet"), "{message}");
-    assert_eq!(workshop.names("run"), ["config.toml", "metrics.jsonl"]);
+    assert!(message.contains("nothing had been saved yet"), "{message}");
+    assert_eq!(workshop.run_names("run"), ["config.toml", "metrics.jsonl"]);
     assert_eq!(metrics(&workshop, "run").len(), 1, "the step before is logged, the failed one is not");
 }

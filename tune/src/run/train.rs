@@ -15,7 +15,7 @@ use crate::data::samples::{Samples, Size};
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{Examination, mean_loss};
-use crate::model::{Cost, Decoder, load, resolve};
+use crate::model::{Cost, Decoder, load, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
 use crate::weights::{Staging, write_file};
@@ -113,7 +113,8 @@ fn newest(config: &RunConfig, out: &Path) -> Result<Option<(Checkpoint, PathBuf)
     let newest = list_checkpoints(out)?.pop();
     // a run that was stopped before its first checkpoint has nothing to lose but its logs
     if out.join("config.toml").exists() {
-        check_same_run(config, out)?;
+        let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
+        check_same_run(&samples::within(config, &model), out)?;
     } else if newest.is_some() || !is_begun(out)? {
         return Err(RunError::NotARun { path: out.to_owned() });
     }

@@ -7,6 +7,8 @@
 pub mod corpus;
 pub mod passage;
 pub mod questions;
+#[cfg(test)]
+mod tests;
 
 /// Who acts in the passages.
 pub const NAMES: [&str; 32] = [

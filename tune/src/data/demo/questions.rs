@@ -29,18 +29,19 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kinds as often as rows ask for them: half of the questions are for finding, the others for comparing, adding and counting.
+    /// The kinds as often as rows ask for them: half of the questions are for finding a number, the others for adding, comparing and counting. The other kinds
+    /// are left to the corpus: a base of this size does not learn them well enough to be asked.
     pub const ASKED: [Kind; 10] = [
         Kind::Number,
-        Kind::Name,
         Kind::Pair,
         Kind::Number,
         Kind::More,
-        Kind::Name,
+        Kind::Number,
         Kind::People,
-        Kind::Town,
-        Kind::Most,
-        Kind::Fewest,
+        Kind::Number,
+        Kind::Pair,
+        Kind::Number,
+        Kind::More,
     ];
 
     fn questions(self) -> &'static [&'static str] {

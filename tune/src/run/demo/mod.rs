@@ -1,6 +1,6 @@
 //! `quanta demo`: the program shown on a small model and a small world of its own, with no download.
 //!
-//! The base was pretrained by this program on text that it generates (`demo/README.md` beside this package's sources has the commands); it can read and reckon
+//! The base was pretrained by this program on text that it generates (`tune/demo/README.md` has the commands); it can read and reckon
 //! a little, and has never seen a question in the task's form. Each configuration fine-tunes it; base and results are measured on passages whose people and
 //! scenes were never seen together, merged, and shown side by side.
 
