@@ -81,8 +81,7 @@ fn a_run_killed_at_any_instant_ends_as_if_it_had_not_been() {
         // a run that ends before its instant is begun anew elsewhere, until all instants are used up
         for attempt in 0.. {
             let out = format!("killed{attempt}");
-            loop {
-                let Some(instant) = instants.next() else { break };
+            for instant in instants.by_ref() {
                 let mut child = spawn(&workshop, &out, threads);
                 std::thread::sleep(instant);
                 child.kill().unwrap();

@@ -23,6 +23,16 @@ pub struct Decoder<T: Real> {
     pub(super) head: Option<Tokens<T>>,
 }
 
+/// The parts of a decoder that have parameters.
+pub(super) struct Parts<'a, T: Real> {
+    /// The layers.
+    pub(super) layers: &'a mut [Layer<T>],
+    /// The final norm.
+    pub(super) norm: &'a mut Norm<T>,
+    /// The embedding, and the head where it is not tied.
+    pub(super) tables: Vec<&'a mut Tokens<T>>,
+}
+
 /// One layer's state between forward and backward.
 enum Kept<T: Real> {
     All(Box<LayerSaved<T>>),
@@ -69,10 +79,10 @@ impl<T: Real> Decoder<T> {
         std::iter::once(&self.embedding).chain(&self.head)
     }
 
-    /// The layers; the final norm and the tables.
-    pub(super) fn parts_mut(&mut self) -> (&mut [Layer<T>], (&mut Norm<T>, Vec<&mut Tokens<T>>)) {
+    /// Everything with parameters, to be changed.
+    pub(super) fn parts_mut(&mut self) -> Parts<'_, T> {
         let tables = std::iter::once(&mut self.embedding).chain(&mut self.head).collect();
-        (&mut self.layers, (&mut self.norm, tables))
+        Parts { layers: &mut self.layers, norm: &mut self.norm, tables }
     }
 
     /// The output head, `[vocab, hidden]`.

@@ -2,7 +2,7 @@
 //!
 //! The optimiser and the files see only this view; slots number the gradients.
 
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Parts};
 use super::linear::Linear;
 use crate::adapter::{Gradients, Site, Tensor, lay_out};
 use crate::ops::{Weight, norm};
@@ -119,7 +119,7 @@ impl<T: Real> Decoder<T> {
     /// The values of every slot, to be changed: pieces that together are laid out as the slot's gradient.
     pub fn trained_mut(&mut self) -> Vec<(usize, Vec<&mut [T]>)> {
         let mut list: Vec<(usize, Vec<&mut [T]>)> = Vec::new();
-        let (layers, rest) = self.parts_mut();
+        let Parts { layers, norm, tables } = self.parts_mut();
         for layer in layers {
             for linear in &mut layer.linears {
                 match linear.unfrozen() {
@@ -136,7 +136,6 @@ impl<T: Real> Decoder<T> {
                 list.extend(norm.unfrozen.map(|at| (at.slot, vec![norm.weight.as_mut_slice()])));
             }
         }
-        let (norm, tables) = rest;
         list.extend(norm.unfrozen.map(|at| (at.slot, vec![norm.weight.as_mut_slice()])));
         for table in tables {
             if let Some(at) = table.unfrozen {
@@ -161,7 +160,7 @@ impl<T: Real> Decoder<T> {
         if let Some(linear) = self.linears_mut().find(|linear| linear.site().name == name) {
             return linear.unfreeze(unfrozen);
         }
-        let (layers, (norm, tables)) = self.parts_mut();
+        let Parts { layers, norm, tables } = self.parts_mut();
         let norms = layers.iter_mut().flat_map(|layer| [&mut layer.attention_norm, &mut layer.mlp_norm]);
         if let Some(norm) = norms.chain([norm]).find(|norm| norm.site.name == name) {
             norm.unfrozen = Some(unfrozen);

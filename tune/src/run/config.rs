@@ -219,7 +219,7 @@ fn path(section: &mut Section, key: &str) -> PathBuf {
 }
 
 fn read_data(mut section: Section) -> DataSettings {
-    let name = section.string("task").or("jsonl".to_owned());
+    let name = section.string("task").or(task::TASKS[0].name.to_owned());
     let task = task::find(&name).unwrap_or_else(|error| {
         section.problem("task", error.to_string());
         &task::TASKS[0]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::RunError;
+use crate::adapter::methods;
 use crate::config::read_json;
-use crate::data::task::{self, Task};
+use crate::data::task::{self, TASKS, Task};
 use crate::data::train_tokenizer::{SMALLEST_VOCABULARY, TrainedTokenizer, train_tokenizer};
 use crate::model::{initial_values, read_folder_config};
 use crate::weights::{Dtype, Staging, TensorSpec, TensorWriter, default_metadata, write_file};
@@ -101,7 +102,7 @@ fn write_weights(folder: &Path, raw: &serde_json::Map<String, Value>, seed: u64)
 /// # Errors
 /// When there is no such task.
 pub fn starter(task: Option<&str>, model: Option<&Path>) -> Result<String, RunError> {
-    let task: &Task = task::find(task.unwrap_or("jsonl"))?;
+    let task: &Task = task::find(task.unwrap_or(TASKS[0].name))?;
     let model = model.map_or("path/to/model".to_owned(), |path| path.display().to_string());
     // TOML's basic strings escape as JSON's do
     let quoted = |text: &str| Value::from(text).to_string();
@@ -119,7 +120,7 @@ dev = 100                   # rows kept for validation; they choose the best ada
 # max_length = 2048         # longer samples are cut from the left
 
 [[adapter]]
-type = "quanta"
+type = {method}
 dims = [16, 8, 8, 4]        # axes whose product is the hidden size (this is 4096); `quanta plan` shows what they give
 sites = ["q_proj", "v_proj"]
 
@@ -130,6 +131,7 @@ batch = 4
 seed = 1
 "#,
         model = quoted(&model),
+        method = quoted(methods()[0].name),
         name = quoted(task.name),
         summary = task.summary,
     ))

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_log_is_cut_behind_the_last_whole_line_of_the_step() {
         let text = b"{\"step\":0,\"eval_loss\":1}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"eval_loss\":1}\n{\"step\":3}\n{\"st";
-        assert_eq!(kept_lines(text, 2), &text[..71]);
+        assert_eq!(kept_lines(text, 2), &text[..72]);
         assert_eq!(kept_lines(text, 9).len(), text.len() - 4);
         assert_eq!(kept_lines(b"{\"step\":1}\ngarbage\n{\"step\":1}\n", 2), b"{\"step\":1}\n");
         assert!(kept_lines(b"", 2).is_empty());

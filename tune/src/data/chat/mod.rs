@@ -180,7 +180,7 @@ mod tests {
             (text.as_str(), trained),
             ("<s>)\n(user\ny)\n(assistant\n)\n", vec![")\n".to_string(), ")\n".to_string()])
         );
-        let (_, trained) = encoded(TALK, &chat, &options(34, Truncation::Right)).unwrap();
+        let (_, trained) = encoded(TALK, &chat, &options(36, Truncation::Right)).unwrap();
         assert_eq!(trained, ["ab)\n"]);
         let error = encoded(TALK, &chat, &options(12, Truncation::Right)).unwrap_err().to_string();
         assert!(error.contains("no trained token is left of"), "{error}");

@@ -86,7 +86,7 @@ fn find_file<'a>(files: &'a [PathBuf], names: &[&str], extensions: &[&str]) -> R
         let named = |file: &&PathBuf| {
             let ends = |extension: &&str| file.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension));
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-            extensions.iter().any(|extension| ends(&extension)) && names.iter().any(|name| is_named(&stem, name))
+            extensions.iter().any(ends) && names.iter().any(|name| is_named(&stem, name))
         };
         let mut found = files.iter().filter(named).filter(|file| file.is_file());
         match (found.next(), found.next()) {
