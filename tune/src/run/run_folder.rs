@@ -44,6 +44,8 @@ impl<'a> RunFolder<'a> {
     pub fn create(config: &'a RunConfig, path: &Path, keeps_newest: bool) -> Result<Self, RunError> {
         std::fs::create_dir_all(path).map_err(RunError::io("create", path))?;
         remove_leftovers(path);
+        // a run killed within its first checkpoint
+        remove_leftovers(&path.join("checkpoints"));
         write_file(&path.join(CONFIG), config.text().as_bytes())?;
         let metrics = path.join(METRICS);
         let metrics = File::create(&metrics).map_err(RunError::io("create", metrics))?;
