@@ -100,7 +100,10 @@ pub fn prune_checkpoints(run: &Path, keep: usize) -> Result<(), CheckpointError>
     let list = list_checkpoints(run)?;
     for (_, path) in &list[..list.len().saturating_sub(keep)] {
         let failed = |source| CheckpointError::Io { action: "remove", path: path.clone(), source };
-        std::fs::remove_dir_all(path).map_err(failed)?;
+        // out of sight first: a process killed while removing leaves no half of a checkpoint under its name
+        let hidden = path.with_file_name(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
+        std::fs::rename(path, &hidden).map_err(failed)?;
+        std::fs::remove_dir_all(&hidden).map_err(failed)?;
     }
     Ok(())
 }

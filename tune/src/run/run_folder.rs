@@ -80,6 +80,7 @@ impl<'a> RunFolder<'a> {
             true => Some(state.steps),
             false => state.best.as_ref().map(|best| best.step),
         };
+        prune_checkpoints(path, config.keep_checkpoints)?;
         let (path, checkpoint) = (path.to_owned(), Some((state.steps, checkpoint)));
         Ok(Self { config, path, metrics: file, events, keeps_newest, saved_step, checkpoint })
     }
