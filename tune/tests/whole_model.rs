@@ -249,7 +249,7 @@ fn the_adapted_model_equals_the_merged_folder() {
         perturb(&mut adapted, 0.2, |_| true);
         let mut updates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for (site, attached) in adapted.attached() {
-            let update = attached.adapter.update();
+            let update = attached.adapter.update().unwrap();
             let sum = updates.entry(format!("{}.weight", site.name)).or_insert_with(|| vec![0.0; update.len()]);
             sum.iter_mut().zip(&update).for_each(|(sum, v)| *sum += v);
         }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::CheckpointError;
 use crate::config::read_json;
-use crate::model::Decoder;
+use crate::model::{Decoder, Linear};
 use crate::tensor::Real;
 use crate::weights::{Dtype, TensorFiles, TensorSpec, TensorWriter, default_metadata, write_file};
 
@@ -28,11 +28,9 @@ pub fn merge_into<T: Real>(
     out: &Path,
 ) -> Result<(), CheckpointError> {
     let files = TensorFiles::open_folder(base)?;
-    let mut updates: HashMap<String, Vec<usize>> = HashMap::new();
-    let attached: Vec<_> = model.attached().collect();
-    for (index, (site, _)) in attached.iter().enumerate() {
-        updates.entry(format!("{}.weight", site.name)).or_default().push(index);
-    }
+    let adapted = model.linears().filter(|linear| !linear.attached().is_empty());
+    let adapted: HashMap<String, &Linear<T>> =
+        adapted.map(|linear| (format!("{}.weight", linear.site().name), linear)).collect();
     let trained = model.trained();
     let own: HashMap<String, &[T]> = trained
         .iter()
@@ -59,14 +57,12 @@ pub fn merge_into<T: Real>(
                 writer.write_values(&spec.name, values)?;
                 continue;
             }
-            match updates.get(&spec.name) {
-                Some(list) => {
-                    let mut weight: Vec<f64> = files.read(&spec.name)?;
-                    for &index in list {
-                        let update = attached[index].1.adapter.update();
-                        weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
-                    }
-                    writer.write_values(&spec.name, &weight)?;
+            match adapted.get(&spec.name) {
+                Some(linear) => {
+                    let merged = linear.merged(files.read(&spec.name)?);
+                    let merged =
+                        merged.ok_or_else(|| CheckpointError::NotMergeable { site: linear.site().name.clone() })?;
+                    writer.write_values(&spec.name, &merged)?;
                 }
                 None if spec.dtype == files.info(&spec.name)?.dtype => {
                     writer.write_bytes(&spec.name, files.bytes(&spec.name)?)?;

@@ -29,6 +29,15 @@ pub enum CheckpointError {
     /// A tensor file is broken, does not hold what it should, or cannot be written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Several things are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<CheckpointError>),
+    /// An adapter that is no matrix cannot become part of a weight.
+    #[error("what is attached to {site} is no matrix and cannot be merged: use the adapter beside the model")]
+    NotMergeable {
+        /// The site.
+        site: String,
+    },
     /// There is no adapter in the folder.
     #[error("{} holds no adapter: there is no adapter_config.json in it", path.display())]
     NoAdapter {
@@ -53,4 +62,11 @@ pub enum CheckpointError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+}
+
+impl CheckpointError {
+    /// All of them as one; none when there is none.
+    fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
 }

@@ -45,7 +45,7 @@ pub(super) fn assemble<T: Real, V: Values<T>>(config: ModelConfig, values: &V) -
     }
     let rest = &others[2 * config.layers..];
     let head = rest.get(2).map(table).transpose()?;
-    Ok(Decoder { norm: norm(&rest[0])?, embedding: table(&rest[1])?, head, layers, config })
+    Ok(Decoder { norm: norm(&rest[0])?, embedding: table(&rest[1])?, head, layers, learned: None, config })
 }
 
 /// The values a module's own parameter starts pretraining from: norms 1, biases 0, matrices normal with standard deviation `range` (transformers'

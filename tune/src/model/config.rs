@@ -84,6 +84,15 @@ impl ModelConfig {
         modules
     }
 
+    /// Everything a method can attach to: [`Self::modules`], so that indices agree, then the attention of all layers together.
+    pub fn attachable(&self) -> Vec<Site> {
+        let kv = self.kv_heads * self.head_dim();
+        let mut sites = self.modules();
+        let name = "attention".to_owned();
+        sites.push(Site { name, layer: None, kind: Kind::Attention, d_in: kv, d_out: self.layers * 2 * kv });
+        sites
+    }
+
     /// `(d_out, d_in)` of a module of [`MODULES`].
     pub fn module_shape(&self, module: usize) -> (usize, usize) {
         let (d, q) = (self.hidden_size, self.heads * self.head_dim());

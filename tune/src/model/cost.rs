@@ -62,13 +62,14 @@ impl Cost {
 
     /// The cost of training `attachments`, attached to the sites of `chosen`.
     pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
-        let sites = config.modules();
+        let sites = config.attachable();
         let pairs =
             || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
         // the embedding lies below all layers; the final norm and the head above them
         let depth = |site: &Site| match (site.layer, site.kind) {
             (Some(layer), _) => layer,
             (None, Kind::Table) if site.name.ends_with("embed_tokens") => 0,
+            (None, Kind::Attention) => 0,
             (None, _) => config.layers,
         };
         let lowest = pairs().map(|(_, site)| depth(site)).min().unwrap_or(config.layers);

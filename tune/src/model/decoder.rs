@@ -6,7 +6,7 @@
 use super::config::ModelConfig;
 use super::layer::{Layer, Saved as LayerSaved, Shared};
 use super::linear::{Attached, Linear};
-use super::trained::{Norm, Table as Tokens, Unfrozen};
+use super::trained::{Learned, Norm, Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
 use crate::ops::loss::Label;
 use crate::ops::rope::Table;
@@ -21,6 +21,8 @@ pub struct Decoder<T: Real> {
     pub(super) norm: Norm<T>,
     /// The output head; none when it is the embedding.
     pub(super) head: Option<Tokens<T>>,
+    /// Keys and values that every sequence sees first, where a method learns them.
+    pub(super) learned: Option<Learned<T>>,
 }
 
 /// The parts of a decoder that have parameters.
@@ -31,6 +33,8 @@ pub(super) struct Parts<'a, T: Real> {
     pub(super) norm: &'a mut Norm<T>,
     /// The embedding, and the head where it is not tied.
     pub(super) tables: Vec<&'a mut Tokens<T>>,
+    /// The learned prefix of attention.
+    pub(super) learned: Option<&'a mut Learned<T>>,
 }
 
 /// One layer's state between forward and backward.
@@ -82,7 +86,7 @@ impl<T: Real> Decoder<T> {
     /// Everything with parameters, to be changed.
     pub(super) fn parts_mut(&mut self) -> Parts<'_, T> {
         let tables = std::iter::once(&mut self.embedding).chain(&mut self.head).collect();
-        Parts { layers: &mut self.layers, norm: &mut self.norm, tables }
+        Parts { layers: &mut self.layers, norm: &mut self.norm, tables, learned: self.learned.as_mut() }
     }
 
     /// The output head, `[vocab, hidden]`.

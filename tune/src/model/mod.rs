@@ -24,6 +24,6 @@ pub use cost::{Cost, Training};
 pub use decoder::Decoder;
 pub use family::{families, read_config};
 pub use layer::Layer;
-pub use linear::{Attached, Linear};
+pub use linear::{Attached, InputGradient, Linear, Saved as LinearSaved};
 pub use load::{LoadError, StoredAs, load, read_folder_config};
-pub use trained::{Norm, Table, Trained, Unfrozen};
+pub use trained::{Learned, Norm, Table, Trained, Unfrozen};

@@ -4,7 +4,7 @@
 
 use super::decoder::{Decoder, Parts};
 use super::linear::Linear;
-use crate::adapter::{Gradients, Site, Tensor, lay_out};
+use crate::adapter::{Gradients, Prefix, Site, Tensor, lay_out};
 use crate::ops::{Weight, norm};
 use crate::tensor::{Matrix, Real};
 
@@ -56,6 +56,18 @@ pub struct Table<T: Real> {
     pub weight: Weight<T>,
     /// Whether it trains.
     pub unfrozen: Option<Unfrozen>,
+}
+
+/// A learned prefix of attention and where its gradient lies.
+pub struct Learned<T: Real> {
+    /// The prefix.
+    pub prefix: Box<dyn Prefix<T>>,
+    /// The attention of all layers.
+    pub site: Site,
+    /// Index of its gradient in [`Gradients`].
+    pub slot: usize,
+    /// Index of the entry of the configuration that made it.
+    pub entry: usize,
 }
 
 /// The parameters of one slot.
@@ -112,6 +124,11 @@ impl<T: Real> Decoder<T> {
                 Trained { site: &table.site, slot, entry, own: true, tensors }
             }));
         }
+        list.extend(self.learned.iter().map(|learned| {
+            let parameters = learned.prefix.parameters();
+            let tensors = parameters.tensors().iter().map(|t| (t.clone(), parameters.values(t))).collect();
+            Trained { site: &learned.site, slot: learned.slot, entry: learned.entry, own: false, tensors }
+        }));
         list.sort_by_key(|trained| trained.slot);
         list
     }
@@ -119,7 +136,10 @@ impl<T: Real> Decoder<T> {
     /// The values of every slot, to be changed: pieces that together are laid out as the slot's gradient.
     pub fn trained_mut(&mut self) -> Vec<(usize, Vec<&mut [T]>)> {
         let mut list: Vec<(usize, Vec<&mut [T]>)> = Vec::new();
-        let Parts { layers, norm, tables } = self.parts_mut();
+        let Parts { layers, norm, tables, learned } = self.parts_mut();
+        if let Some(learned) = learned {
+            list.push((learned.slot, vec![learned.prefix.parameters_mut().trainable_mut()]));
+        }
         for layer in layers {
             for linear in &mut layer.linears {
                 match linear.unfrozen() {
@@ -160,7 +180,7 @@ impl<T: Real> Decoder<T> {
         if let Some(linear) = self.linears_mut().find(|linear| linear.site().name == name) {
             return linear.unfreeze(unfrozen);
         }
-        let Parts { layers, norm, tables } = self.parts_mut();
+        let Parts { layers, norm, tables, .. } = self.parts_mut();
         let norms = layers.iter_mut().flat_map(|layer| [&mut layer.attention_norm, &mut layer.mlp_norm]);
         if let Some(norm) = norms.chain([norm]).find(|norm| norm.site.name == name) {
             norm.unfrozen = Some(unfrozen);

@@ -56,7 +56,7 @@ impl Source {
                 let attachments = adapter.attachments();
                 let chosen = resolve(&attachments, &self.config)
                     .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
-                adapter.check(&self.config.modules(), &chosen)?;
+                adapter.check(&self.config.attachable(), &chosen)?;
                 Some((adapter, attachments, chosen))
             }
         };

@@ -176,7 +176,7 @@ impl Prepared {
         let filling = saved.or(from.as_ref());
         if let Some(folder) = filling {
             folder.check_entries(&config.attachments)?;
-            folder.check(&self.plan.model.modules(), &self.chosen)?;
+            folder.check(&self.plan.model.attachable(), &self.chosen)?;
         }
         let mut model: Decoder<T> = load(&config.model, config.dtype.stored_as())?;
         let seed = config.fit.seed;

@@ -215,7 +215,7 @@ fn attachment(bench: &TrainBench, shape: &Shape) -> Result<Attachment, RunError>
         problems.check("bench train").map(|()| method)
     };
     if bench.adapter == "none" {
-        let own = methods().iter().find(|info| info.unfreezes).expect("a method that trains modules themselves");
+        let own = methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
         let method = read(own, Map::new()).map_err(RunError::Config)?;
         let selection = Selection { sites: sites(&NORMS[..1]), layers: Layers::only([0]) };
         return Ok(Attachment { method, selection });
