@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod forest;
+pub mod golden;
 pub mod methods;
 
 use std::collections::BTreeMap;
