@@ -44,7 +44,7 @@ pub fn merge_into<T: Real>(
     let mut placed = Map::new();
     let mut total = 0usize;
     for file in files.files() {
-        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file.safetensors_name();
         let mut specs = Vec::new();
         for tensor in &file.tensors {
             let info = files.info(tensor)?;
@@ -69,7 +69,7 @@ pub fn merge_into<T: Real>(
                     writer.write_values(&spec.name, &weight)?;
                 }
                 None if spec.dtype == files.info(&spec.name)?.dtype => {
-                    writer.write_bytes(&spec.name, files.bytes(&spec.name)?)?;
+                    writer.write_bytes(&spec.name, &files.bytes(&spec.name)?)?;
                 }
                 None => writer.write_values(&spec.name, &files.read::<f64>(&spec.name)?)?,
             }
