@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use safetensors::Dtype as StoredType;
 
 use super::PickleProblem;
+use super::names::{Global, cut, operation, shown};
 
 /// Most axes of a tensor; PyTorch's own limit. Shapes are copied for each tensor, so a long one must not be shared by many.
 const AXES: usize = 64;
@@ -55,18 +56,6 @@ enum Value<'a> {
     Node(usize),
 }
 
-/// The names that a pickled dict of tensors asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Global {
-    OrderedDict,
-    /// `torch._utils._rebuild_tensor_v2`, and `_v3` (true), which states a type beside a storage of bytes.
-    RebuildTensor(bool),
-    RebuildParameter,
-    /// A class of storages; none is the untyped one.
-    Storage(Option<StoredType>),
-    Dtype(StoredType),
-}
-
 /// A compound value.
 #[derive(Debug)]
 enum Node<'a> {
@@ -82,43 +71,6 @@ enum Node<'a> {
         strides: usize,
     },
 }
-
-/// The names of operations that other pickles use, for the refusal.
-const REFUSED: [(u8, &str); 33] = [
-    (b'0', "POP"),
-    (b'1', "POP_MARK"),
-    (b'2', "DUP"),
-    (b'B', "BINBYTES"),
-    (b'C', "SHORT_BINBYTES"),
-    (b'D', "DICT"),
-    (b'F', "FLOAT"),
-    (b'G', "BINFLOAT"),
-    (b'I', "INT"),
-    (b'L', "LONG"),
-    (b'P', "PERSID"),
-    (b'S', "STRING"),
-    (b'T', "BINSTRING"),
-    (b'U', "SHORT_BINSTRING"),
-    (b'V', "UNICODE"),
-    (b'd', "DICT"),
-    (b'g', "GET"),
-    (b'i', "INST"),
-    (b'l', "LIST"),
-    (b'o', "OBJ"),
-    (b'p', "PUT"),
-    (b'a', "APPEND"),
-    (b'e', "APPENDS"),
-    (b']', "EMPTY_LIST"),
-    (0x81, "NEWOBJ"),
-    (0x82, "EXT1"),
-    (0x83, "EXT2"),
-    (0x84, "EXT4"),
-    (0x8b, "LONG4"),
-    (0x8c, "SHORT_BINUNICODE"),
-    (0x92, "NEWOBJ_EX"),
-    (0x93, "STACK_GLOBAL"),
-    (0x95, "FRAME"),
-];
 
 /// Reads a whole pickle.
 ///
@@ -221,9 +173,7 @@ impl<'a> Machine<'a> {
             b'b' => self.build()?,
             b'.' => return self.pop().map(Some),
             other => {
-                let name = REFUSED.iter().find(|(code, _)| *code == other).map(|(_, name)| (*name).to_owned());
-                let opcode = name.unwrap_or_else(|| format!("{other:#04x}"));
-                return Err(PickleProblem::Opcode { opcode, at: self.begun });
+                return Err(PickleProblem::Opcode { opcode: operation(other), at: self.begun });
             }
         }
         Ok(None)
@@ -451,53 +401,4 @@ impl<'a> Machine<'a> {
     fn malformed(&self, what: &'static str) -> PickleProblem {
         PickleProblem::Malformed { at: self.begun, what }
     }
-}
-
-impl Global {
-    fn named(name: (&str, &str)) -> Option<Self> {
-        let class = match name {
-            ("collections", "OrderedDict") => Self::OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor(false),
-            ("torch._utils", "_rebuild_tensor_v3") => Self::RebuildTensor(true),
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch.storage", "UntypedStorage") | ("torch", "UntypedStorage") => Self::Storage(None),
-            ("torch", name) => match name.strip_suffix("Storage") {
-                Some(class) => Self::Storage(Some(number_type(class)?)),
-                None => Self::Dtype(number_type(name)?),
-            },
-            _ => return None,
-        };
-        Some(class)
-    }
-}
-
-/// The type that PyTorch's storage classes or its types call by this name.
-fn number_type(name: &str) -> Option<StoredType> {
-    Some(match name {
-        "Double" | "float64" => StoredType::F64,
-        "Float" | "float32" => StoredType::F32,
-        "Half" | "float16" => StoredType::F16,
-        "BFloat16" | "bfloat16" => StoredType::BF16,
-        "Long" | "int64" => StoredType::I64,
-        "Int" | "int32" => StoredType::I32,
-        "Short" | "int16" => StoredType::I16,
-        "Char" | "int8" => StoredType::I8,
-        "Byte" | "uint8" => StoredType::U8,
-        "Bool" | "bool" => StoredType::BOOL,
-        "uint16" => StoredType::U16,
-        "uint32" => StoredType::U32,
-        "uint64" => StoredType::U64,
-        "float8_e4m3fn" => StoredType::F8_E4M3,
-        "float8_e5m2" => StoredType::F8_E5M2,
-        _ => return None,
-    })
-}
-
-/// A stranger's name as an error prints it.
-fn shown((module, name): (&str, &str)) -> String {
-    format!("{}.{}", cut(module), cut(name)).escape_debug().to_string()
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(100).collect()
 }

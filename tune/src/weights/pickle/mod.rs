@@ -2,7 +2,7 @@
 //!
 //! `torch.save` writes a zip archive of stored entries: `<prefix>/data.pkl`, a pickle of a dict from names to tensors, and `<prefix>/data/<key>`, the bytes
 //! of one storage each. A pickle is a program for a small stack machine that may call any function; here it is parsed and never executed. `machine` knows
-//! the operations and names that a dict of tensors needs and refuses every other by name. `archive` reads the zip directory, `storage` turns what the
+//! the operations, and `names` the names, that a dict of tensors needs; every other is refused by name. `archive` reads the zip directory, `storage` turns what the
 //! pickle claims of tensors into checked places. A tensor may be any view of its storage (transposed, or sharing it with another tensor); the file
 //! stays mapped, and only a view that is not contiguous is gathered when it is read.
 //!
@@ -11,6 +11,7 @@
 
 mod archive;
 mod machine;
+mod names;
 mod storage;
 #[cfg(test)]
 mod tests;
