@@ -28,7 +28,7 @@ pub fn merge_into(
     let mut placed = Map::new();
     let mut total = 0usize;
     for file in files.files() {
-        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file.safetensors_name();
         let mut specs = Vec::new();
         for tensor in &file.tensors {
             let info = files.info(tensor)?;
@@ -43,7 +43,7 @@ pub fn merge_into(
                 let merged = merged(&spec.name, files.read(&spec.name)?, changes)?;
                 writer.write_values(&spec.name, &merged)?;
             } else if spec.dtype == files.info(&spec.name)?.dtype {
-                writer.write_bytes(&spec.name, files.bytes(&spec.name)?)?;
+                writer.write_bytes(&spec.name, &files.bytes(&spec.name)?)?;
             } else {
                 writer.write_values(&spec.name, &files.read::<f64>(&spec.name)?)?;
             }
