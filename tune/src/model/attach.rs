@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-use super::MODULES;
 use super::linear::Linear;
 use super::{Decoder, ModelConfig, Unfrozen};
 use crate::adapter::{Method, Parameters, Selection, SelectionError, Site, Tensor};
@@ -74,7 +73,7 @@ fn more(count: usize) -> String {
 /// Everything that does not fit, over all entries.
 pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<Vec<usize>>, Vec<AttachError>> {
     let modules = config.modules();
-    let linears = config.layers * MODULES.len();
+    let linears = config.layers * config.layer_linears();
     let mut errors = Vec::new();
     let mut chosen: Vec<Vec<usize>> = Vec::new();
     for (entry, attachment) in attachments.iter().enumerate() {

@@ -20,7 +20,10 @@ pub struct Family {
 
 /// All families.
 pub const fn families() -> &'static [Family] {
-    &[Family { model_type: "llama", read: llama::read }, Family { model_type: "qwen2", read: qwen2::read }]
+    &[
+        Family { model_type: "llama", read: llama::read },
+        Family { model_type: "qwen2", read: qwen2::read },
+    ]
 }
 
 /// Reads a `config.json`; every unhandled attribute and every bad value is added to `problems`.
