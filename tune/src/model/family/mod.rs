@@ -3,6 +3,7 @@
 //! A family turns its `config.json` into a [`ModelConfig`] and answers for every attribute: read, known to be harmless, or refused by name.
 
 mod llama;
+mod mistral;
 mod qwen2;
 mod shared;
 
@@ -22,6 +23,7 @@ pub struct Family {
 pub const fn families() -> &'static [Family] {
     &[
         Family { model_type: "llama", read: llama::read },
+        Family { model_type: "mistral", read: mistral::read },
         Family { model_type: "qwen2", read: qwen2::read },
     ]
 }
