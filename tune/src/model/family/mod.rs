@@ -5,6 +5,7 @@
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 mod shared;
 
 use serde_json::{Map, Value};
@@ -25,6 +26,7 @@ pub const fn families() -> &'static [Family] {
         Family { model_type: "llama", read: llama::read },
         Family { model_type: "mistral", read: mistral::read },
         Family { model_type: "qwen2", read: qwen2::read },
+        Family { model_type: "qwen3", read: qwen3::read },
     ]
 }
 
