@@ -3,6 +3,7 @@
 //! A family turns its `config.json` into a [`ModelConfig`] and answers for every attribute: read, known to be harmless, or refused by name.
 
 mod gemma2;
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -29,6 +30,7 @@ pub const fn families() -> &'static [Family] {
         Family { model_type: "qwen2", read: qwen2::read },
         Family { model_type: "qwen3", read: qwen3::read },
         Family { model_type: "gemma2", read: gemma2::read },
+        Family { model_type: "gemma3_text", read: gemma3::read },
     ]
 }
 
