@@ -177,8 +177,9 @@ fn what_was_trained_is_saved_read_back_and_merged() {
             let mut again: Decoder<f32> = load(base.path(), StoredAs::File).unwrap();
             again.attach(&entries, &chosen, 0, |entry, site, p| saved.fill(entry, site, p)).unwrap();
             assert_eq!(all_bits(&again), all_bits(&trained));
+            let change = support::saved_change(&trained, &entries);
             std::fs::create_dir(out.path().join("merged")).unwrap();
-            merge_into(base.path(), &trained, Some(Dtype::F32), &out.path().join("merged")).unwrap();
+            merge_into(base.path(), &[(1.0, change)], Some(Dtype::F32), &out.path().join("merged")).unwrap();
             let merged: Decoder<f32> = load(&out.path().join("merged"), StoredAs::File).unwrap();
             let workspace = Workspace::new(1).unwrap();
             let [a, b] = [&merged, &trained].map(|model| logits(model, &batch, &workspace));

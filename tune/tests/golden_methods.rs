@@ -8,7 +8,7 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use quanta_tune::checkpoint::{AdapterFolder, merge_into, save_adapters};
+use quanta_tune::checkpoint::{AdapterFolder, Change, merge_into, save_adapters};
 use quanta_tune::model::{Attachment, Decoder, StoredAs, load, read_folder_config, resolve};
 use quanta_tune::ops::Batch;
 use quanta_tune::tensor::{Real, Workspace};
@@ -57,11 +57,19 @@ impl Case {
         let config = read_folder_config(&base).map_err(|e| failed(&e))?;
         let chosen = resolve(&attachments, &config)
             .map_err(|errors| errors.iter().map(|e| failed(e)).collect::<Vec<_>>().join("; "))?;
-        adapter.check(&config.modules(), &chosen).map_err(|e| failed(&e))?;
+        adapter.check(&config.attachable(), &chosen).map_err(|e| failed(&e))?;
         let mut model: Decoder<T> = load(&base, StoredAs::Compute).map_err(|e| failed(&e))?;
         let fill = |entry: usize, site: &_, parameters: &mut _| adapter.fill(entry, site, parameters);
         model.attach(&attachments, &chosen, 0, fill).map_err(|e| failed(&e))?;
         Ok((model, attachments))
+    }
+
+    /// What the case's adapter makes of the base's weights.
+    fn change(&self) -> Result<Change, String> {
+        let adapter = AdapterFolder::open(&self.folder.join("adapter")).map_err(|error| error.to_string())?;
+        let config = read_folder_config(&self.base()).map_err(|error| error.to_string())?;
+        let chosen = resolve(&adapter.attachments(), &config).map_err(|errors| format!("{errors:?}"))?;
+        Change::new(adapter, &config.attachable(), &chosen).map_err(|error| error.to_string())
     }
 
     /// Takes all steps; losses and gradient norms.
@@ -242,10 +250,12 @@ fn merged_weights_equal_the_reference() {
         if !case.is("mergeable") {
             return Ok(());
         }
-        let (model, _) = case.model::<f64>("adapter")?;
         let out = tempfile::tempdir().unwrap();
         let workspace = Workspace::<f64>::new(2).unwrap();
-        workspace.run(|| merge_into(&case.base(), &model, None, out.path())).map_err(|error| error.to_string())?;
+        let change = case.change()?;
+        workspace
+            .run(|| merge_into(&case.base(), &[(1.0, change)], None, out.path()))
+            .map_err(|error| error.to_string())?;
         let merged = TensorFiles::open_folder(out.path()).unwrap();
         let names: Vec<&str> = case.values.names().filter_map(|name| name.strip_prefix("merged.")).collect();
         if names.is_empty() {

@@ -70,6 +70,7 @@ fn layer<T: Real, V: Values<T>>(
         kv_heads: config.kv_heads,
         rule: config.rule(index),
         rope: config.layer_kind(index).rope,
+        layer: index,
     };
     let mlp = Mlp {
         gate: linear(Role::Gate)?,

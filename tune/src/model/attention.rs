@@ -2,6 +2,7 @@
 //!
 //! Forward keeps the rotated queries and keys, the values and the attention output; queries and keys as projected only where a norm stands between.
 
+use super::learned::VirtualTokens;
 use super::linear::{InputGradient, Linear, Saved as LinearSaved};
 use super::norm::Norm;
 use super::residual::{Given, Input};
@@ -34,6 +35,8 @@ pub struct Attention<T: Real> {
     pub rule: Rule,
     /// Index of the rotary table among those of the pass.
     pub rope: usize,
+    /// Index of the layer.
+    pub layer: usize,
 }
 
 /// What backward needs besides the input. `A` is what attention keeps of its own.
@@ -104,20 +107,22 @@ impl<T: Real> Attention<T> {
         x: Given<'_, T>,
         segments: &Segments,
         ropes: &[Table<T>],
+        learned: Option<&VirtualTokens<T>>,
         pass: &Pass<'_, T>,
     ) -> (Matrix<T>, Saved<T>) {
-        self.forward_with(x, ropes, pass, |[q, k, v]| {
+        self.forward_with(x, ropes, learned, pass, |[q, k, v]| {
             let (o, saved) = attention::forward(q, k, v, self.layout(segments), pass.workspace);
             (heads::merge(&o, self.heads, None, pass.workspace), Attended { o, saved })
         })
     }
 
-    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, head-major, and returns the attention output,
-    /// token-major, and what it keeps.
+    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual tokens, and
+    /// returns the attention output, token-major, and what it keeps.
     pub(super) fn forward_with<A>(
         &self,
         x: Given<'_, T>,
         ropes: &[Table<T>],
+        learned: Option<&VirtualTokens<T>>,
         pass: &Pass<'_, T>,
         attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
     ) -> (Matrix<T>, Saved<T, A>) {
@@ -131,6 +136,10 @@ impl<T: Real> Attention<T> {
         let (v, saved_v) = self.value.forward(&x, pass);
         drop(x);
         let v = heads::split(&v, self.kv_heads, None, workspace);
+        let [k, v] = match learned {
+            None => [k, v],
+            Some(learned) => learned.append(self.layer, [k, v], self.kv_heads, workspace),
+        };
         let (merged, attended) = attend([&q, &k, &v]);
         let (y, saved_o) = self.output.forward(&merged, pass);
         let linears = [saved_q, saved_k, saved_v, saved_o];
@@ -146,6 +155,7 @@ impl<T: Real> Attention<T> {
         wanted: bool,
         segments: &Segments,
         ropes: &[Table<T>],
+        learned: Option<&VirtualTokens<T>>,
         gradients: &mut Gradients<T>,
         pass: &Pass<'_, T>,
     ) -> Option<Matrix<T>> {
@@ -156,7 +166,7 @@ impl<T: Real> Attention<T> {
         let inputs_train = [&self.query, &self.key, &self.value].into_iter().any(Linear::trains);
         let norms_train = self.norms().any(|norm| norm.unfrozen.is_some());
         let merged = self.output.trains().then(|| heads::merge(&o, self.heads, None, workspace));
-        if !wanted && !inputs_train && !norms_train {
+        if !wanted && !inputs_train && !norms_train && learned.is_none() {
             self.output.backward(merged.as_ref(), dy, saved_o, InputGradient::None, gradients, pass);
             return None;
         }
@@ -168,6 +178,10 @@ impl<T: Real> Attention<T> {
         drop(d_merged);
         let [dq, dk, dv] = attention::backward(&d_o, [&q, &k, &v], &o, &attended, self.layout(segments), workspace);
         drop((q, k, v, o, d_o));
+        let [dk, dv] = match learned {
+            None => [dk, dv],
+            Some(learned) => learned.take_gradient(self.layer, [dk, dv], self.kv_heads, workspace),
+        };
         let dq = heads::merge(&dq, self.heads, rope, workspace);
         let dk = heads::merge(&dk, self.kv_heads, rope, workspace);
         let dv = heads::merge(&dv, self.kv_heads, None, workspace);

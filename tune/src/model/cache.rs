@@ -42,6 +42,11 @@ impl<T: Real> Prefix<T> {
         Continuation { forest: Arc::clone(&self.0), path, inherited, own: 0, pages: Vec::new() }
     }
 
+    /// Rotated keys and values of each layer, head-major `[kv_heads * tokens, head_dim]`; virtual tokens behind the others.
+    pub fn layers(&self) -> &[[Matrix<T>; 2]] {
+        &self.0.layers
+    }
+
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
         self.0.layers.iter().flatten().map(Matrix::bytes).sum()
@@ -95,7 +100,7 @@ impl<T: Real> Continuation<T> {
     fn runs(&self, layer: usize, config: &ModelConfig) -> impl Iterator<Item = Run<'_, T>> {
         let (dim, block) = (config.head_dim, block(config));
         let [keys, values] = &self.forest.layers[layer];
-        let stride = self.forest.segments.tokens() * dim;
+        let stride = self.forest.segments.keys() * dim;
         let shared = self.path.iter().map(move |range| {
             let at = range.start * dim;
             Run { keys: &keys.data()[at..], values: &values.data()[at..], stride, tokens: 0..range.len() }
@@ -127,8 +132,9 @@ impl<T: Real> Decoder<T> {
     /// # Panics
     /// When a token id is not below the vocabulary size.
     pub fn prefill(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> (Prefix<T>, Matrix<T>) {
-        let ropes = self.ropes(batch.segments.positions(), pass);
-        let shared = Shared { segments: &batch.segments, ropes: &ropes, pass };
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
         let mut x = self.embedded(&batch.tokens, pass);
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
@@ -137,7 +143,7 @@ impl<T: Real> Decoder<T> {
             layers.push(kept);
         }
         let logits = self.head().logits(&self.normed_rows(&x, rows, pass), pass.workspace);
-        (Prefix(Arc::new(Forest { segments: batch.segments.clone(), layers })), logits)
+        (Prefix(Arc::new(Forest { segments: segments.into_owned(), layers })), logits)
     }
 
     /// Gives each of `live` its next token and returns the logits behind it, `[live.len(), vocab]`: what [`Decoder::logits`] gives for the last row of the

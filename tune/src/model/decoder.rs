@@ -3,15 +3,18 @@
 //! Training: layers below the lowest one that trains run without keeping anything and are never visited again; the head and its gradient exist only for
 //! labelled rows.
 
+use std::borrow::Cow;
+
 use super::config::ModelConfig;
 use super::layer::{Layer, Saved as LayerSaved, Shared};
+use super::learned::{Learned, VirtualTokens};
 use super::linear::{Attached, Linear};
 use super::norm::Norm;
-use super::trained::{Learned, Table as Tokens, Unfrozen};
+use super::trained::{Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
 use crate::ops::loss::{Head, Label};
 use crate::ops::rope::Table;
-use crate::ops::{Batch, choice, loss, norm};
+use crate::ops::{Batch, Segments, choice, loss, norm};
 use crate::tensor::{Matrix, Real};
 
 /// A decoder with its weights and whatever is attached.
@@ -109,11 +112,13 @@ impl<T: Real> Decoder<T> {
     ///
     /// With `recompute`, only each layer's input is kept and its forward runs again in backward.
     pub fn train(&self, batch: &Batch, recompute: bool, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> Outcome {
-        let ropes = self.ropes(batch.segments.positions(), pass);
-        let shared = Shared { segments: &batch.segments, ropes: &ropes, pass };
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
         let embedding_slot = self.embedding.unfrozen.map(|at| at.slot);
         let lowest = match embedding_slot {
             Some(_) => 0,
+            None if learned.is_some() => 0,
             None => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
         };
         let mut x = self.embedded(&batch.tokens, pass);
@@ -132,21 +137,22 @@ impl<T: Real> Decoder<T> {
             }
         }
         let saved_bytes = kept.iter().map(Kept::bytes).sum();
-        let (loss, mut gradient) = self.loss(&x, batch, gradients, pass);
+        let (loss, gradient) = self.loss(&x, batch, gradients, pass);
         drop(x);
+        // only the lowest layer is asked for nothing below it
+        let mut gradient = Some(gradient);
         for (index, kept) in kept.into_iter().enumerate().rev() {
             let (layer, wanted) = (&self.layers[lowest + index], index > 0 || embedding_slot.is_some());
-            let below = match kept {
-                Kept::All(saved) => layer.backward(*saved, gradient, wanted, shared, gradients),
-                Kept::Input(input) => layer.recompute_backward(input, gradient, wanted, shared, gradients),
+            let Some(above) = gradient.take() else { break };
+            gradient = match kept {
+                Kept::All(saved) => layer.backward(*saved, above, wanted, shared, gradients),
+                Kept::Input(input) => layer.recompute_backward(input, above, wanted, shared, gradients),
             };
-            match below {
-                Some(next) => gradient = next,
-                // only the lowest layer is asked for nothing below it
-                None => return Outcome { loss, saved_bytes },
-            }
         }
-        if let Some(slot) = embedding_slot {
+        if let (Some(virtual_tokens), Some(learned)) = (learned, &self.learned) {
+            learned.prefix.backward(&virtual_tokens.into_gradient(), gradients.slot_mut(learned.slot));
+        }
+        if let (Some(slot), Some(mut gradient)) = (embedding_slot, gradient) {
             self.scale_embedding(&mut gradient);
             self.embedding.weight.gather_gradient(&batch.tokens, &gradient, gradients.slot_mut(slot));
         }
@@ -168,8 +174,9 @@ impl<T: Real> Decoder<T> {
 
     /// The residual stream after the last layer; nothing is kept.
     fn hidden(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
-        let ropes = self.ropes(batch.segments.positions(), pass);
-        let shared = Shared { segments: &batch.segments, ropes: &ropes, pass };
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
         self.layers.iter().fold(self.embedded(&batch.tokens, pass), |x, layer| layer.infer(&x, shared))
     }
 
@@ -211,6 +218,18 @@ impl<T: Real> Decoder<T> {
         }
         let (normed, saved) = self.norm.forward(&picked, pass.workspace);
         (picked, normed, saved)
+    }
+
+    /// The learned prefix as this pass needs it, and the batch's table with it in front.
+    pub(super) fn virtual_tokens<'b>(
+        &self,
+        batch: &'b Batch,
+        pass: &Pass<'_, T>,
+    ) -> (Option<VirtualTokens<T>>, Cow<'b, Segments>) {
+        let Some(learned) = &self.learned else { return (None, Cow::Borrowed(&batch.segments)) };
+        let (kv_heads, layers) = (self.config.kv_heads, self.config.layers);
+        let tokens = VirtualTokens::new(learned.prefix.as_ref(), layers, kv_heads, pass.workspace);
+        (Some(tokens), Cow::Owned(batch.segments.behind(learned.prefix.tokens())))
     }
 
     /// The tokens' rows as they enter the first layer.

@@ -3,6 +3,7 @@
 //! Forward keeps the residual stream before and in the middle of the layer and what the two steps keep; recomputation keeps the layer's input alone.
 
 use super::attention::{Attention, Saved as AttentionSaved};
+use super::learned::VirtualTokens;
 use super::linear::Linear;
 use super::mlp::{Mlp, Saved as MlpSaved};
 use super::norm::Norm;
@@ -31,6 +32,8 @@ pub struct Shared<'a, T: Real> {
     pub segments: &'a Segments,
     /// Rotations of the tokens' positions, for each rotary embedding of the model.
     pub ropes: &'a [Table<T>],
+    /// Virtual tokens whose keys and values are learned.
+    pub learned: Option<&'a VirtualTokens<T>>,
     /// Workspace and random streams.
     pub pass: &'a Pass<'a, T>,
 }
@@ -125,14 +128,14 @@ impl<T: Real> Layer<T> {
         attend: impl FnOnce([&Matrix<T>; 3]) -> Matrix<T>,
     ) -> Matrix<T> {
         let attend = |projections: [&Matrix<T>; 3]| (attend(projections), ());
-        let body = |x: Given<'_, T>| self.attention.forward_with(x, ropes, pass, attend);
+        let body = |x: Given<'_, T>| self.attention.forward_with(x, ropes, None, pass, attend);
         let (middle, _, _) = self.around_attention.forward(input, pass.workspace, body);
         self.around_mlp.forward(&middle, pass.workspace, |x| self.mlp.forward(x, pass)).0
     }
 
     fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
-        let Shared { segments, ropes, pass } = shared;
-        let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, pass);
+        let Shared { segments, ropes, learned, pass } = shared;
+        let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, learned, pass);
         let (middle, around_attention, attention) = self.around_attention.forward(input, pass.workspace, body);
         let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass.workspace, |x| self.mlp.forward(x, pass));
         (output, Inner { around_attention, attention, middle, around_mlp, mlp })
@@ -173,20 +176,20 @@ impl<T: Real> Layer<T> {
         shared: Shared<'_, T>,
         gradients: &mut Gradients<T>,
     ) -> Option<Matrix<T>> {
-        let Shared { segments, ropes, pass } = shared;
+        let Shared { segments, ropes, learned, pass } = shared;
         let Inner { around_attention, attention, middle, around_mlp, mlp } = inner;
         let workspace = pass.workspace;
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
             self.mlp.backward(dy, x, mlp, wanted, gradients, pass)
         };
-        let (below, here) = (wanted || self.first_half_trains(), self.mlp.trains());
+        let (below, here) = (wanted || self.first_half_trains() || learned.is_some(), self.mlp.trains());
         let d_middle =
             self.around_mlp.backward(&middle, around_mlp, d_output, below, here, workspace, gradients, body)?;
         drop(middle);
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
-            self.attention.backward(dy, x, attention, wanted, segments, ropes, gradients, pass)
+            self.attention.backward(dy, x, attention, wanted, segments, ropes, learned, gradients, pass)
         };
-        let here = self.attention.trains();
+        let here = self.attention.trains() || learned.is_some();
         self.around_attention.backward(input, around_attention, d_middle, wanted, here, workspace, gradients, body)
     }
 }

@@ -123,13 +123,11 @@ impl<T: Real> Linear<T> {
 
     /// Adds every update that is a matrix; whether all of them are.
     fn add_updates(&self, weight: &mut [f64]) -> bool {
-        self.attached.iter().all(|attached| match attached.adapter.update() {
-            Some(update) => {
-                weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
-                true
-            }
-            None => false,
-        })
+        let updates: Vec<Option<Vec<f64>>> = self.attached.iter().map(|attached| attached.adapter.update()).collect();
+        for update in updates.iter().flatten() {
+            weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
+        }
+        updates.iter().all(Option::is_some)
     }
 
     /// The adapted weight as one matrix, in f64, from the file's W0: all updates, then the magnitude. None when an adapter is no matrix.

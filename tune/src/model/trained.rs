@@ -4,7 +4,7 @@
 
 use super::decoder::{Decoder, Parts};
 use super::linear::Linear;
-use crate::adapter::{Gradients, Prefix, Site, Tensor, lay_out};
+use crate::adapter::{Gradients, Site, Tensor, lay_out};
 use crate::ops::Weight;
 use crate::tensor::{Matrix, Real};
 
@@ -25,18 +25,6 @@ pub struct Table<T: Real> {
     pub weight: Weight<T>,
     /// Whether it trains.
     pub unfrozen: Option<Unfrozen>,
-}
-
-/// A learned prefix of attention and where its gradient lies.
-pub struct Learned<T: Real> {
-    /// The prefix.
-    pub prefix: Box<dyn Prefix<T>>,
-    /// The attention of all layers.
-    pub site: Site,
-    /// Index of its gradient in [`Gradients`].
-    pub slot: usize,
-    /// Index of the entry of the configuration that made it.
-    pub entry: usize,
 }
 
 /// The parameters of one slot.

@@ -94,8 +94,9 @@ pub fn forward<T: Real>(
     outputs.into_par_iter().zip(sums).enumerate().for_each(|(task, (o, log_sum))| {
         let (head, tree) = (task / trees.len(), &trees[task % trees.len()]);
         let first = layout.segments.tree_tokens(tree).start;
+        let keys = layout.segments.keys();
         let (q, k, v) =
-            (head_rows(q, head, tokens), head_rows(k, head / group, tokens), head_rows(v, head / group, tokens));
+            (head_rows(q, head, tokens), head_rows(k, head / group, keys), head_rows(v, head / group, keys));
         for block in blocks(layout.segments, tree, layout.rule) {
             let mut p = scores(&q[block.queries.start * dim..], k, &block, layout.rule, dim, workspace);
             let rows = block.queries.start - first;
@@ -139,12 +140,18 @@ pub fn backward<T: Real>(
             heads.filter_map(|head| dq_parts[head * trees.len() + tree].take()).collect()
         })
         .collect();
-    let dk_parts = split_trees(dk.data_mut(), tokens, dim, layout.segments);
-    let dv_parts = split_trees(dv.data_mut(), tokens, dim, layout.segments);
-    tasks.into_par_iter().zip(dk_parts).zip(dv_parts).enumerate().for_each(|(task, ((dq, dk), dv))| {
+    let (all_keys, shared) = (layout.segments.keys(), layout.segments.virtual_tokens() * dim);
+    let dk_parts = split_trees(dk.data_mut(), all_keys, dim, layout.segments);
+    let dv_parts = split_trees(dv.data_mut(), all_keys, dim, layout.segments);
+    // what all trees share has a part in each task, too; they are added up afterwards, in order
+    let width = (2 * shared).max(1);
+    let mut shared_parts = workspace.zeros(tasks.len(), width);
+    let parts = dk_parts.into_par_iter().zip(dv_parts).zip(shared_parts.data_mut().par_chunks_mut(width));
+    let run = |(task, (dq, ((dk, dv), both))): (usize, (Vec<&mut [T]>, ((&mut [T], &mut [T]), &mut [T])))| {
         let (kv_head, tree) = (task / trees.len(), &trees[task % trees.len()]);
-        let keys = Keys { k: head_rows(k, kv_head, tokens), v: head_rows(v, kv_head, tokens), dk, dv };
-        let mut keys = keys;
+        let (virtual_dk, virtual_dv) = both.split_at_mut(shared);
+        let (k, v) = (head_rows(k, kv_head, all_keys), head_rows(v, kv_head, all_keys));
+        let mut keys = Keys { k, v, dk, dv, virtual_dk, virtual_dv };
         for (member, dq) in dq.into_iter().enumerate() {
             let head = kv_head * group + member;
             let queries = Queries {
@@ -156,7 +163,14 @@ pub fn backward<T: Real>(
             };
             backward_head(queries, &mut keys, layout, tree, dim, workspace);
         }
-    });
+    };
+    tasks.into_par_iter().zip(parts).enumerate().for_each(run);
+    for (task, both) in shared_parts.data().chunks(width).enumerate() {
+        let at = (task / trees.len() * all_keys + tokens) * dim;
+        for (sum, part) in [&mut dk, &mut dv].into_iter().zip(both.chunks_exact(shared.max(1))) {
+            sum.data_mut()[at..at + shared].iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
+        }
+    }
     [dq, dk, dv]
 }
 
@@ -175,6 +189,9 @@ struct Keys<'a, T> {
     v: &'a [T],
     dk: &'a mut [T],
     dv: &'a mut [T],
+    /// The tree's part of the virtual tokens' gradients.
+    virtual_dk: &'a mut [T],
+    virtual_dv: &'a mut [T],
 }
 
 fn backward_head<T: Real>(
@@ -223,12 +240,16 @@ fn backward_head<T: Real>(
         let dq = &mut queries.dq[at - first * dim..];
         let mut offset = 0;
         for (index, range) in block.keys.iter().enumerate() {
-            let (from, len) = ((range.start - first) * dim, range.len());
+            let len = range.len();
+            let (from, dk, dv) = match range.start.checked_sub(segments.tokens()) {
+                Some(at) => (at * dim, &mut *keys.virtual_dk, &mut *keys.virtual_dv),
+                None => ((range.start - first) * dim, &mut *keys.dk, &mut *keys.dv),
+            };
             let (p, ds) = (p.view().columns(offset, offset + len), ds.view().columns(offset, offset + len));
             let k = MatRef::new(&keys.k[range.start * dim..], len, dim);
             matmul(MatMut::new(dq, rows, dim), index > 0, ds, k, scale);
-            matmul(MatMut::new(&mut keys.dk[from..], len, dim), true, ds.t(), q, scale);
-            matmul(MatMut::new(&mut keys.dv[from..], len, dim), true, p.t(), d_o, T::ONE);
+            matmul(MatMut::new(&mut dk[from..], len, dim), true, ds.t(), q, scale);
+            matmul(MatMut::new(&mut dv[from..], len, dim), true, p.t(), d_o, T::ONE);
             offset += len;
         }
     }
@@ -317,10 +338,10 @@ fn head_rows<T: Real>(matrix: &Matrix<T>, head: usize, tokens: usize) -> &[T] {
     &matrix.data()[head * tokens * matrix.cols()..(head + 1) * tokens * matrix.cols()]
 }
 
-/// Cuts `[heads][tokens][width]` into disjoint slices, one for each head and tree, heads outermost.
-fn split_trees<'a, T>(data: &'a mut [T], tokens: usize, width: usize, segments: &Segments) -> Vec<&'a mut [T]> {
+/// Cuts `[heads][rows][width]` into disjoint slices, one for each head and tree, heads outermost; rows behind the tokens are left out.
+fn split_trees<'a, T>(data: &'a mut [T], rows: usize, width: usize, segments: &Segments) -> Vec<&'a mut [T]> {
     let mut parts = Vec::new();
-    for mut head in data.chunks_mut((tokens * width).max(1)) {
+    for mut head in data.chunks_mut((rows * width).max(1)) {
         for tree in segments.trees() {
             let (part, rest) = head.split_at_mut(segments.tree_tokens(tree).len() * width);
             parts.push(part);
@@ -340,6 +361,11 @@ mod tests {
     /// Two trees: a root of 70 (more than one block) with two children and a grandchild, and a single root.
     fn forest() -> Segments {
         Segments::new(&[(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)]).unwrap()
+    }
+
+    /// The same, and the same behind virtual tokens.
+    fn forests() -> [Segments; 2] {
+        [forest(), forest().behind(3)]
     }
 
     fn matrix(workspace: &Workspace<f64>, values: &[f64]) -> Matrix<f64> {
@@ -368,12 +394,12 @@ mod tests {
 
     #[test]
     fn forward_is_the_definition_on_every_path() {
-        let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
-        let tokens = segments.tokens();
-        let (q, k, v) =
-            (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
-        for rule in rules() {
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments: &segments };
+        let workspace = Workspace::new(2).unwrap();
+        for (segments, rule) in forests().iter().flat_map(|segments| rules().map(move |rule| (segments, rule))) {
+            let (tokens, keys) = (segments.tokens(), segments.keys());
+            let (q, k, v) =
+                (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
+            let layout = Layout { heads: 4, kv_heads: 2, rule, segments };
             let inputs = [&q, &k, &v].map(|m| matrix(&workspace, m));
             let (o, _) = forward(&inputs[0], &inputs[1], &inputs[2], layout, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
@@ -384,9 +410,10 @@ mod tests {
                     let seen: Vec<usize> =
                         (0..path.len()).filter(|&key| sees(rule, position, key)).map(|key| path[key]).collect();
                     for head in 0..4 {
-                        let row = |m: &[f64], head: usize, t: usize| m[(head * tokens + t) * DIM..][..DIM].to_vec();
+                        let row = |m: &[f64], head: usize, t: usize| m[(head * keys + t) * DIM..][..DIM].to_vec();
+                        let query = &q[(head * tokens + token) * DIM..][..DIM];
                         let score = |&t: &usize| {
-                            let s = rule.scale * dot(&row(&q, head, token), &row(&k, head / 2, t));
+                            let s = rule.scale * dot(query, &row(&k, head / 2, t));
                             rule.softcap.map_or(s, |cap| cap * (s / cap).tanh())
                         };
                         let scores: Vec<f64> = seen.iter().map(score).collect();
@@ -404,13 +431,13 @@ mod tests {
 
     #[test]
     fn backward_is_the_gradient_of_forward() {
-        let (workspace, segments) = (Workspace::new(2).unwrap(), forest());
-        let tokens = segments.tokens();
-        let (q, k, v) =
-            (numbers(4 * tokens * DIM, "q"), numbers(2 * tokens * DIM, "k"), numbers(2 * tokens * DIM, "v"));
-        let d_o = numbers(4 * tokens * DIM, "do");
-        for rule in rules() {
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments: &segments };
+        let workspace = Workspace::new(2).unwrap();
+        for (segments, rule) in forests().iter().flat_map(|segments| rules().map(move |rule| (segments, rule))) {
+            let (tokens, keys) = (segments.tokens(), segments.keys());
+            let (q, k, v) =
+                (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
+            let d_o = numbers(4 * tokens * DIM, "do");
+            let layout = Layout { heads: 4, kv_heads: 2, rule, segments };
             let run = |q: &[f64], k: &[f64], v: &[f64]| {
                 forward(&matrix(&workspace, q), &matrix(&workspace, k), &matrix(&workspace, v), layout, &workspace)
             };

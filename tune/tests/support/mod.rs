@@ -15,6 +15,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use quanta_tune::adapter::{Gradients, Layers, Method, Pass, Selection, Sites, method_named};
+use quanta_tune::checkpoint::{AdapterFolder, Change, save_adapters};
 use quanta_tune::config::{Problems, Section};
 use quanta_tune::model::{Attachment, Decoder, read_folder_config};
 use quanta_tune::ops::Batch;
@@ -170,6 +171,15 @@ pub fn decoder_configs() -> [Value; 5] {
 pub fn attach<T: Real>(model: &mut Decoder<T>, entries: &[Attachment], seed: u64) {
     let chosen = quanta_tune::model::resolve(entries, model.config()).unwrap();
     let Ok(()) = model.attach(entries, &chosen, seed, |_, _, _| Ok::<_, Infallible>(()));
+}
+
+/// What a folder with the model's adapters, written and opened again, makes of the weights.
+pub fn saved_change<T: Real>(model: &Decoder<T>, entries: &[Attachment]) -> Change {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter");
+    save_adapters(&adapter, model, entries, "base").unwrap();
+    let chosen = quanta_tune::model::resolve(entries, model.config()).unwrap();
+    Change::new(AdapterFolder::open(&adapter).unwrap(), &model.config().attachable(), &chosen).unwrap()
 }
 
 /// Moves every trainable parameter of the chosen entries by `size` times a standard normal number of its own stream: away from the start, where zeros
