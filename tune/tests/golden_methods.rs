@@ -57,7 +57,7 @@ impl Case {
         let config = read_folder_config(&base).map_err(|e| failed(&e))?;
         let chosen = resolve(&attachments, &config)
             .map_err(|errors| errors.iter().map(|e| failed(e)).collect::<Vec<_>>().join("; "))?;
-        adapter.check(&config.modules(), &chosen).map_err(|e| failed(&e))?;
+        adapter.check(&config.attachable(), &chosen).map_err(|e| failed(&e))?;
         let mut model: Decoder<T> = load(&base, StoredAs::Compute).map_err(|e| failed(&e))?;
         let fill = |entry: usize, site: &_, parameters: &mut _| adapter.fill(entry, site, parameters);
         model.attach(&attachments, &chosen, 0, fill).map_err(|e| failed(&e))?;
