@@ -57,7 +57,7 @@ fn a_folder_without_config_or_weights_is_refused() {
     fs::remove_file(tensors_path(&folder)).unwrap();
     assert_says(&refusal(&folder), &["model.safetensors", "give a Hugging Face model folder"]);
     fs::write(folder.path().join("pytorch_model.bin"), b"pickle").unwrap();
-    assert_says(&refusal(&folder), &["pickled", "safetensors"]);
+    assert_says(&refusal(&folder), &["pytorch_model.bin", "no zip archive"]);
     fs::remove_file(folder.path().join("config.json")).unwrap();
     assert_says(&refusal(&folder), &["cannot read", "config.json"]);
     let gone = folder.path().join("no such folder");
@@ -98,11 +98,11 @@ fn every_unhandled_attribute_is_named_at_once() {
     ];
     assert_says(&message, &keys);
     assert_says(&message, &["6 problems to mend"]);
-    let message = refusal(&with_config(qwen2_config(), json!({ "use_sliding_window": true, "attention_bias": true })));
+    let message = refusal(&with_config(qwen2_config(), json!({ "use_sliding_window": "yes", "attention_bias": true })));
     assert_says(&message, &["2 problems", "use_sliding_window", "attention_bias"]);
     let message =
         refusal(&with_config(qwen2_config(), json!({ "layer_types": ["full_attention", "sliding_attention"] })));
-    assert_says(&message, &["layer_types", "full_attention"]);
+    assert_says(&message, &["layer_types", "use_sliding_window"]);
     let message = refusal(&with_config(llama_config(), json!({ "model_type": "mamba" })));
     assert_says(&message, &["model_type", "mamba", "llama, qwen2"]);
 }

@@ -4,7 +4,7 @@
 //! be stored either way round, or be contracted from something smaller; what becomes of their gradients is left to the caller.
 
 use super::Saved;
-use crate::ops::activation::Activation;
+use crate::ops::Activation;
 use crate::tensor::{MatRef, Matrix, Real, Workspace, matmul};
 
 /// The two matrices as they are applied, and what stands around them.

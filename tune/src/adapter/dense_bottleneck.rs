@@ -9,7 +9,7 @@ use super::low_rank::kaiming;
 use super::method::object;
 use super::{Adapter, Parameters, Pass, Place, Saved, Site, Tensor, lay_out};
 use crate::config::Section;
-use crate::ops::activation::Activation;
+use crate::ops::Activation;
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Stream, matmul};
 
 /// How a bottleneck's matrices start.

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::low_rank::LowRank;
+use super::pattern::Pattern;
 use super::{Adapter, Settings, Site, Tensor};
 use crate::config::Section;
 use crate::ops::Weight;
@@ -39,6 +40,18 @@ impl Settings for Lora {
 
     fn write_peft(&self) -> Map<String, Value> {
         self.0.write_peft(false)
+    }
+
+    fn of_factors(rank: usize, ranks: &[(String, usize)]) -> Option<Self> {
+        Some(Self(LowRank {
+            r: rank,
+            alpha: rank as f64,
+            dropout: 0.0,
+            rslora: false,
+            rank_pattern: Pattern::of_names(ranks.iter().cloned()),
+            // the scale alpha / r stays 1 at every rank
+            alpha_pattern: Pattern::of_names(ranks.iter().map(|(name, rank)| (name.clone(), *rank as f64))),
+        }))
     }
 
     fn problems(&self, site: &Site) -> Vec<String> {

@@ -12,8 +12,8 @@ use super::method::object;
 use super::tensor_train::{Train, parts};
 use super::{Adapter, Parameters, Pass, Place, Saved, Settings, Site, Tensor, lay_out};
 use crate::config::Section;
+use crate::ops::Activation;
 use crate::ops::Weight;
-use crate::ops::activation::Activation;
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Stream, matmul};
 
 /// Settings of LoRETTA_adp.

@@ -68,6 +68,11 @@ pub trait Settings: Sized {
     /// Attaches to a site. Initial parameters and dropout come from streams named by `seed`, the site and `entry`, the index of the configuration's entry,
     /// so that two entries on one site are independent. None for a method that does not attach to linears.
     fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>>;
+    /// The settings under which factors `B A` of rank `rank`, or of the ranks listed by site, are the whole update. None for a method that is not made of two
+    /// factors.
+    fn of_factors(_rank: usize, _ranks: &[(String, usize)]) -> Option<Self> {
+        None
+    }
     /// What attention is given, for a method whose target it is; streams as in [`Self::attach`].
     fn prefix<T: Real>(&self, _site: &Site, _seed: u64, _entry: usize) -> Option<Box<dyn Prefix<T>>> {
         None
@@ -113,6 +118,7 @@ pub struct MethodInfo {
     claims: fn(&str, &Section) -> bool,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
+    of_factors: fn(usize, &[(String, usize)]) -> Option<Method>,
 }
 
 impl MethodInfo {
@@ -124,6 +130,11 @@ impl MethodInfo {
     /// Whether an `adapter_config.json` of this `peft_type` is this method's.
     pub fn claims(&self, peft_type: &str, section: &Section) -> bool {
         (self.claims)(peft_type, section)
+    }
+
+    /// The settings under which factors `B A` of rank `rank`, or of the ranks listed by site, are the whole update, for a method made of two factors.
+    pub fn of_factors(&self, rank: usize, ranks: &[(String, usize)]) -> Option<Method> {
+        (self.of_factors)(rank, ranks)
     }
 
     /// Reads the method's settings from a config entry.
@@ -157,6 +168,7 @@ macro_rules! methods {
                 mergeable: <$method as Settings>::MERGEABLE,
                 claims: <$method as Settings>::claims,
                 read: |section| Method::$method(<$method as Settings>::read(section)),
+                of_factors: |rank, ranks| <$method as Settings>::of_factors(rank, ranks).map(Method::$method),
                 read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),
             }),*]
         }

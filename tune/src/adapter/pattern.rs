@@ -48,6 +48,15 @@ impl<V: DeserializeOwned + Serialize> Pattern<V> {
         Self(list)
     }
 
+    /// Values for whole module paths.
+    pub fn of_names(names: impl IntoIterator<Item = (String, V)>) -> Self {
+        let mut list: Vec<_> = names.into_iter().map(|(name, value)| (regex::escape(&name), value)).collect();
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+        let compiled =
+            |name: &str| Regex::new(&format!("^(?:.*\\.)?(?:{name})$")).expect("an escaped name is a pattern");
+        Self(list.into_iter().map(|(name, value)| (name.clone(), compiled(&name), value)).collect())
+    }
+
     /// The value for a site, if a pattern matches its name.
     pub fn at(&self, site: &str) -> Option<&V> {
         self.0.iter().find(|(_, regex, _)| regex.is_match(site)).map(|(_, _, value)| value)

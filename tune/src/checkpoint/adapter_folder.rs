@@ -61,6 +61,37 @@ pub fn save_adapters<T: Real>(
     Ok(staging.commit_replacing()?)
 }
 
+/// Writes an adapter folder of one entry from values: for each site its trainable parameters, flat, in the order of the method's layout.
+///
+/// # Errors
+/// When something cannot be written; `folder` is then as it was.
+///
+/// # Panics
+/// When values have another number than the layout.
+pub fn write_adapter<T: Real>(
+    folder: &Path,
+    config: &AdapterConfig,
+    sites: &[(Site, Vec<T>)],
+) -> Result<(), CheckpointError> {
+    let staging = Staging::create(folder)?;
+    let dtype = Dtype::of::<T>();
+    write_file(&staging.path().join(CONFIG), config.text(dtype).as_bytes())?;
+    let method = &config.attachments[0].method;
+    let all: Vec<(&Site, Parameters<T>)> = sites
+        .iter()
+        .map(|(site, values)| (site, Parameters::new(method.layout(site), values.clone(), Vec::new())))
+        .collect();
+    let pieces = || all.iter().flat_map(|(site, own)| own.tensors().iter().map(move |tensor| (*site, own, tensor)));
+    let specs =
+        pieces().map(|(site, _, tensor)| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
+    let mut writer = TensorWriter::create(&staging.path().join(TENSORS), &default_metadata(), specs.collect())?;
+    for (site, own, tensor) in pieces() {
+        writer.write_values(&tensor_name(site, tensor), own.values(tensor))?;
+    }
+    writer.finish()?;
+    Ok(staging.commit()?)
+}
+
 fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entries: &Range<usize>) -> Result<(), WeightsError> {
     let dtype = Dtype::of::<T>();
     let trained = model.trained();

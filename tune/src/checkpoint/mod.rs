@@ -3,11 +3,13 @@
 //! The formats live here; when they are written is the run's business. Every file is complete or absent.
 
 mod adapter_folder;
+mod change;
 mod merge;
 mod peft_config;
 mod training;
 
-pub use adapter_folder::{AdapterFolder, save_adapters};
+pub use adapter_folder::{AdapterFolder, save_adapters, write_adapter};
+pub use change::Change;
 pub use merge::merge_into;
 pub use peft_config::AdapterConfig;
 pub use training::{Checkpoint, Moments, list_checkpoints, prune_checkpoints, save_checkpoint};
@@ -33,10 +35,12 @@ pub enum CheckpointError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several(Vec<CheckpointError>),
     /// An adapter that is no matrix cannot become part of a weight.
-    #[error("what is attached to {site} is no matrix and cannot be merged: use the adapter beside the model")]
+    #[error(
+        "an adapter of type `{method}` is no change of weights: it cannot be merged or exported, use it beside the model"
+    )]
     NotMergeable {
-        /// The site.
-        site: String,
+        /// The method.
+        method: &'static str,
     },
     /// There is no adapter in the folder.
     #[error("{} holds no adapter: there is no adapter_config.json in it", path.display())]

@@ -170,6 +170,11 @@ impl Section {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether `key` is there, be it null: for keys that null means something for. Does not count as asking for it.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// Keys that may stand here and are not read.
     pub fn ignore(&mut self, keys: &[&str]) {
         self.ignored.extend(keys.iter().map(|key| key.to_string()));

@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-use super::MODULES;
 use super::linear::Linear;
 use super::{Decoder, Learned, ModelConfig, Unfrozen};
 use crate::adapter::{Method, Parameters, Selection, SelectionError, Site, Target, Tensor};
@@ -88,7 +87,7 @@ fn more(count: usize) -> String {
 /// Everything that does not fit, over all entries.
 pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<Vec<usize>>, Vec<AttachError>> {
     let modules = config.attachable();
-    let (linears, attention) = (config.layers * MODULES.len(), modules.len() - 1);
+    let (linears, attention) = (config.layers * config.layer_linears(), modules.len() - 1);
     let mut errors = Vec::new();
     let mut chosen: Vec<Vec<usize>> = Vec::new();
     for (entry, attachment) in attachments.iter().enumerate() {

@@ -6,11 +6,12 @@
 use super::config::ModelConfig;
 use super::layer::{Layer, Saved as LayerSaved, Shared};
 use super::linear::{Attached, Linear};
-use super::trained::{Learned, Norm, Table as Tokens, Unfrozen};
+use super::norm::Norm;
+use super::trained::{Learned, Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
-use crate::ops::loss::Label;
+use crate::ops::loss::{Head, Label};
 use crate::ops::rope::Table;
-use crate::ops::{Batch, Weight, choice, loss, norm};
+use crate::ops::{Batch, choice, loss, norm};
 use crate::tensor::{Matrix, Real};
 
 /// A decoder with its weights and whatever is attached.
@@ -60,12 +61,12 @@ impl<T: Real> Decoder<T> {
 
     /// All linears of the layers, in the order of [`ModelConfig::sites`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear<T>> {
-        self.layers.iter().flat_map(|layer| layer.linears.iter())
+        self.layers.iter().flat_map(Layer::linears)
     }
 
     /// All linears of the layers, to attach to.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<T>> {
-        self.layers.iter_mut().flat_map(|layer| layer.linears.iter_mut())
+        self.layers.iter_mut().flat_map(Layer::linears_mut)
     }
 
     /// All attached adapters with their sites, in slot order within a site, sites in the order of the forward pass.
@@ -75,7 +76,7 @@ impl<T: Real> Decoder<T> {
 
     /// All norms, layer by layer, the final one last.
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
-        self.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.mlp_norm]).chain([&self.norm])
+        self.layers.iter().flat_map(Layer::norms).chain([&self.norm])
     }
 
     /// The embedding, and the head where it is not tied.
@@ -89,9 +90,9 @@ impl<T: Real> Decoder<T> {
         Parts { layers: &mut self.layers, norm: &mut self.norm, tables, learned: self.learned.as_mut() }
     }
 
-    /// The output head, `[vocab, hidden]`.
-    pub fn head(&self) -> &Weight<T> {
-        &self.head_table().weight
+    /// The output head.
+    pub(super) fn head(&self) -> Head<'_, T> {
+        Head { weight: &self.head_table().weight, softcap: self.config.logit_softcap }
     }
 
     fn head_table(&self) -> &Tokens<T> {
@@ -108,15 +109,14 @@ impl<T: Real> Decoder<T> {
     ///
     /// With `recompute`, only each layer's input is kept and its forward runs again in backward.
     pub fn train(&self, batch: &Batch, recompute: bool, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> Outcome {
-        let workspace = pass.workspace;
-        let rope = self.rope(batch, pass);
-        let shared = Shared { segments: &batch.segments, rope: &rope, pass };
+        let ropes = self.ropes(batch.segments.positions(), pass);
+        let shared = Shared { segments: &batch.segments, ropes: &ropes, pass };
         let embedding_slot = self.embedding.unfrozen.map(|at| at.slot);
         let lowest = match embedding_slot {
             Some(_) => 0,
             None => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
         };
-        let mut x = self.embedding.weight.gather(&batch.tokens, workspace);
+        let mut x = self.embedded(&batch.tokens, pass);
         let mut kept = Vec::with_capacity(self.layers.len() - lowest);
         for (index, layer) in self.layers.iter().enumerate() {
             if index < lowest || recompute {
@@ -147,6 +147,7 @@ impl<T: Real> Decoder<T> {
             }
         }
         if let Some(slot) = embedding_slot {
+            self.scale_embedding(&mut gradient);
             self.embedding.weight.gather_gradient(&batch.tokens, &gradient, gradients.slot_mut(slot));
         }
         Outcome { loss, saved_bytes }
@@ -156,21 +157,20 @@ impl<T: Real> Decoder<T> {
     pub fn log_probabilities(&self, batch: &Batch, pass: &Pass<'_, T>) -> Vec<f64> {
         let rows = loss::rows(&batch.labels);
         let normed = self.normed_rows(&self.hidden(batch, pass), &rows, pass);
-        loss::log_probabilities(&normed, self.head(), &batch.labels, pass.workspace)
+        loss::log_probabilities(&normed, &self.head(), &batch.labels, pass.workspace)
     }
 
     /// Logits of the given token rows, `[rows.len(), vocab]`.
     pub fn logits(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
         let normed = self.normed_rows(&self.hidden(batch, pass), rows, pass);
-        self.head().forward(&normed, pass.workspace)
+        self.head().logits(&normed, pass.workspace)
     }
 
     /// The residual stream after the last layer; nothing is kept.
     fn hidden(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
-        let rope = self.rope(batch, pass);
-        let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let embedded = self.embedding.weight.gather(&batch.tokens, pass.workspace);
-        self.layers.iter().fold(embedded, |x, layer| layer.infer(&x, shared))
+        let ropes = self.ropes(batch.segments.positions(), pass);
+        let shared = Shared { segments: &batch.segments, ropes: &ropes, pass };
+        self.layers.iter().fold(self.embedded(&batch.tokens, pass), |x, layer| layer.infer(&x, shared))
     }
 
     /// Loss sum and the gradient of the residual stream after the last layer, zero outside labelled rows.
@@ -180,13 +180,13 @@ impl<T: Real> Decoder<T> {
         let (picked, normed, saved) = self.norm_rows(x, &rows, pass);
         let d_head = self.head_table().unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
         let (loss, d_normed) = match batch.choices.is_empty() {
-            true => loss::forward_backward(&normed, self.head(), &batch.labels, d_head, workspace),
+            true => loss::forward_backward(&normed, &self.head(), &batch.labels, d_head, workspace),
             false => {
-                let log_probabilities = loss::log_probabilities(&normed, self.head(), &batch.labels, workspace);
+                let log_probabilities = loss::log_probabilities(&normed, &self.head(), &batch.labels, workspace);
                 let (loss, weights) = choice::weigh(&batch.choices, &log_probabilities);
                 let weighed = batch.labels.iter().zip(weights).map(|(label, weight)| Label { weight, ..*label });
                 let weighed: Vec<Label> = weighed.collect();
-                (loss, loss::forward_backward(&normed, self.head(), &weighed, d_head, workspace).1)
+                (loss, loss::forward_backward(&normed, &self.head(), &weighed, d_head, workspace).1)
             }
         };
         let d_picked = workspace.zeros(picked.rows(), picked.cols());
@@ -209,13 +209,27 @@ impl<T: Real> Decoder<T> {
         for (index, &row) in rows.iter().enumerate() {
             picked.row_mut(index).copy_from_slice(x.row(row));
         }
-        let (normed, saved) =
-            norm::forward(&picked, &self.norm.weight, T::from_f64(self.config.norm_eps), pass.workspace);
+        let (normed, saved) = self.norm.forward(&picked, pass.workspace);
         (picked, normed, saved)
     }
 
-    pub(super) fn rope(&self, batch: &Batch, pass: &Pass<'_, T>) -> Table<T> {
-        self.config.rope.table(batch.segments.positions(), pass.workspace)
+    /// The tokens' rows as they enter the first layer.
+    pub(super) fn embedded(&self, tokens: &[u32], pass: &Pass<'_, T>) -> Matrix<T> {
+        let mut x = self.embedding.weight.gather(tokens, pass.workspace);
+        self.scale_embedding(&mut x);
+        x
+    }
+
+    fn scale_embedding(&self, x: &mut Matrix<T>) {
+        if self.config.embedding_scale != 1.0 {
+            let scale = T::from_f64(self.config.embedding_scale);
+            x.data_mut().iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+
+    /// Rotations of tokens at these positions, for each rotary embedding of the model.
+    pub(super) fn ropes(&self, positions: &[usize], pass: &Pass<'_, T>) -> Vec<Table<T>> {
+        self.config.ropes.iter().map(|rope| rope.table(positions, pass.workspace)).collect()
     }
 }
 

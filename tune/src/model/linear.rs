@@ -139,8 +139,8 @@ impl<T: Real> Linear<T> {
             return None;
         }
         if let Some((_, m)) = self.magnitude() {
-            let lengths = row_lengths(&w0, self.weight.cols());
-            for ((row, m), length) in w0.chunks_mut(self.weight.cols()).zip(m).zip(lengths) {
+            let lengths = row_lengths(&w0, self.site.d_in);
+            for ((row, m), length) in w0.chunks_mut(self.site.d_in).zip(m).zip(lengths) {
                 let factor = if length > 0.0 { m.to_f64() / length } else { 0.0 };
                 row.iter_mut().for_each(|w| *w *= factor);
             }

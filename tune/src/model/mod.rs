@@ -6,6 +6,7 @@
 
 mod assemble;
 mod attach;
+mod attention;
 mod cache;
 mod config;
 mod cost;
@@ -14,16 +15,23 @@ mod family;
 mod layer;
 mod linear;
 mod load;
+mod mlp;
+mod norm;
+mod residual;
 mod trained;
 
 pub use assemble::{initial_values, random};
 pub use attach::{AttachError, Attachment, resolve};
+pub use attention::Attention;
 pub use cache::{Continuation, Prefix, cache_bytes};
-pub use config::{MODULES, ModelConfig, NORMS};
+pub use config::{LayerKind, ModelConfig, Names, Place, Role};
 pub use cost::{Cost, Training};
 pub use decoder::Decoder;
 pub use family::{families, read_config};
 pub use layer::Layer;
 pub use linear::{Attached, InputGradient, Linear, Saved as LinearSaved};
 pub use load::{LoadError, StoredAs, load, read_folder_config};
-pub use trained::{Learned, Norm, Table, Trained, Unfrozen};
+pub use mlp::Mlp;
+pub use norm::Norm;
+pub use residual::Residual;
+pub use trained::{Learned, Table, Trained, Unfrozen};

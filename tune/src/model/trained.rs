@@ -5,7 +5,7 @@
 use super::decoder::{Decoder, Parts};
 use super::linear::Linear;
 use crate::adapter::{Gradients, Prefix, Site, Tensor, lay_out};
-use crate::ops::{Weight, norm};
+use crate::ops::Weight;
 use crate::tensor::{Matrix, Real};
 
 /// A module whose own parameters train: where their gradient lies, and which entry of the configuration unfroze them.
@@ -15,37 +15,6 @@ pub struct Unfrozen {
     pub slot: usize,
     /// Index of the entry.
     pub entry: usize,
-}
-
-/// A norm: a site with a weight vector.
-pub struct Norm<T> {
-    /// Its name and length.
-    pub site: Site,
-    /// The weight, `[d]`.
-    pub weight: Vec<T>,
-    /// Whether it trains.
-    pub unfrozen: Option<Unfrozen>,
-}
-
-impl<T: Real> Norm<T> {
-    /// From the gradient `dy` of the norm's output: the weight's, where it trains, and where `wanted` the residual gradient `dx` with the input's added.
-    pub(super) fn backward(
-        &self,
-        dy: &Matrix<T>,
-        x: &Matrix<T>,
-        saved: &norm::Saved<T>,
-        mut dx: Matrix<T>,
-        wanted: bool,
-        gradients: &mut Gradients<T>,
-    ) -> Option<Matrix<T>> {
-        if let Some(Unfrozen { slot, .. }) = self.unfrozen {
-            norm::weight_gradient(dy, x, saved, gradients.slot_mut(slot));
-        }
-        wanted.then(|| {
-            norm::backward(dy, x, &self.weight, saved, &mut dx);
-            dx
-        })
-    }
 }
 
 /// An embedding or output head: a site with a matrix.
@@ -141,7 +110,8 @@ impl<T: Real> Decoder<T> {
             list.push((learned.slot, vec![learned.prefix.parameters_mut().trainable_mut()]));
         }
         for layer in layers {
-            for linear in &mut layer.linears {
+            let (linears, norms) = layer.parts_mut();
+            for linear in linears {
                 match linear.unfrozen() {
                     Some(Unfrozen { slot, .. }) => list.push((slot, linear.own_mut())),
                     None => list.extend(
@@ -152,7 +122,7 @@ impl<T: Real> Decoder<T> {
                     ),
                 }
             }
-            for norm in [&mut layer.attention_norm, &mut layer.mlp_norm] {
+            for norm in norms {
                 list.extend(norm.unfrozen.map(|at| (at.slot, vec![norm.weight.as_mut_slice()])));
             }
         }
@@ -181,7 +151,7 @@ impl<T: Real> Decoder<T> {
             return linear.unfreeze(unfrozen);
         }
         let Parts { layers, norm, tables, .. } = self.parts_mut();
-        let norms = layers.iter_mut().flat_map(|layer| [&mut layer.attention_norm, &mut layer.mlp_norm]);
+        let norms = layers.iter_mut().flat_map(|layer| layer.parts_mut().1);
         if let Some(norm) = norms.chain([norm]).find(|norm| norm.site.name == name) {
             norm.unfrozen = Some(unfrozen);
             return;

@@ -1,62 +1,43 @@
-//! Non-linearities between two linears, element by element: `y = f(x)` and `dx = dy f'(x)`.
+//! Non-linearities of MLPs and of bottleneck adapters, element by element: value and slope.
 //!
-//! Values are computed in f64 and rounded once, so that every number type sees the same function. The gate of a gated MLP has a file of its own
-//! ([`super::gated`]), because it multiplies two inputs.
+//! `gelu(x) = x Phi(x)`, Phi the normal distribution function; `silu(x) = x / (1 + exp(-x))`; `gelu_tanh(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the approximation of `gelu` that some models were
+//! trained with. Which products are made of it is left to [`super::gated`].
 
 use crate::tensor::{Matrix, Real};
 
-/// A non-linearity.
+/// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// Hyperbolic tangent.
+    /// `x sigmoid(x)`.
+    Silu,
+    /// The Gaussian error linear unit by way of tanh.
+    GeluTanh,
+    /// The Gaussian error linear unit, `x Phi(x)`.
+    Gelu,
+    /// The hyperbolic tangent.
     Tanh,
     /// `max(0, x)`.
     Relu,
-    /// `x Phi(x)`, with the normal distribution function by the error function.
-    Gelu,
-    /// `x / (1 + exp(-x))`.
-    Silu,
 }
 
 impl Activation {
     /// Every one with its name in configurations.
-    pub const NAMES: [(&'static str, Self); 4] =
-        [("tanh", Self::Tanh), ("relu", Self::Relu), ("gelu", Self::Gelu), ("silu", Self::Silu)];
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("tanh", Self::Tanh),
+        ("relu", Self::Relu),
+        ("gelu", Self::Gelu),
+        ("gelu_tanh", Self::GeluTanh),
+        ("silu", Self::Silu),
+    ];
 
     /// Name in configurations.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, activation)| *activation == self).map_or("", |(name, _)| name)
     }
 
-    /// `(f(x), f'(x))`.
-    fn at(self, x: f64) -> (f64, f64) {
-        match self {
-            Self::Tanh => {
-                let y = x.tanh();
-                (y, 1.0 - y * y)
-            }
-            Self::Relu => {
-                if x > 0.0 {
-                    (x, 1.0)
-                } else {
-                    (0.0, 0.0)
-                }
-            }
-            Self::Gelu => {
-                let below = 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2));
-                let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-                (x * below, below + x * density)
-            }
-            Self::Silu => {
-                let s = 1.0 / (1.0 + (-x).exp());
-                (x * s, s * (1.0 + x * (1.0 - s)))
-            }
-        }
-    }
-
-    /// Replaces every element by `f` of it.
+    /// Replaces every element by its value.
     pub fn forward<T: Real>(self, x: &mut Matrix<T>) {
-        x.data_mut().iter_mut().for_each(|x| *x = T::from_f64(self.at(x.to_f64()).0));
+        x.data_mut().iter_mut().for_each(|x| *x = self.value(*x));
     }
 
     /// Turns the gradient `dy` of the output into that of the input, given the input `x`.
@@ -65,49 +46,100 @@ impl Activation {
     /// When the shapes differ.
     pub fn backward<T: Real>(self, dy: &mut Matrix<T>, x: &Matrix<T>) {
         assert_eq!((dy.rows(), dy.cols()), (x.rows(), x.cols()), "a gradient has its value's shape");
-        dy.data_mut().iter_mut().zip(x.data()).for_each(|(dy, x)| *dy *= T::from_f64(self.at(x.to_f64()).1));
+        dy.data_mut().iter_mut().zip(x.data()).for_each(|(dy, &x)| *dy *= self.value_and_slope(x).1);
     }
+
+    /// Its value at `x`.
+    pub fn value<T: Real>(self, x: T) -> T {
+        match self {
+            Self::Silu => x * sigmoid(x),
+            Self::GeluTanh => half::<T>() * x * (T::ONE + bend(x).0.tanh()),
+            Self::Gelu => x * below(x),
+            Self::Tanh => x.tanh(),
+            Self::Relu => x.max(T::ZERO),
+        }
+    }
+
+    /// Its value and its derivative at `x`.
+    ///
+    /// With s the sigmoid: `silu' = s (1 + x (1 - s))`. With t the tanh of u: `gelu_tanh' = (1 + t) / 2 + x / 2 (1 - t^2) u'`. With the normal density phi:
+    /// `gelu' = Phi + x phi`.
+    pub fn value_and_slope<T: Real>(self, x: T) -> (T, T) {
+        match self {
+            Self::Silu => {
+                let s = sigmoid(x);
+                (x * s, s * (T::ONE + x * (T::ONE - s)))
+            }
+            Self::GeluTanh => {
+                let (u, slope) = bend(x);
+                let (t, half) = (u.tanh(), half::<T>());
+                (half * x * (T::ONE + t), half * (T::ONE + t) + half * x * (T::ONE - t * t) * slope)
+            }
+            Self::Gelu => {
+                let (below, scale) = (below(x), T::from_f64(0.398_942_280_401_432_7));
+                (x * below, below + x * scale * (-half::<T>() * x * x).exp())
+            }
+            Self::Tanh => {
+                let t = x.tanh();
+                (t, T::ONE - t * t)
+            }
+            Self::Relu => (x.max(T::ZERO), if x > T::ZERO { T::ONE } else { T::ZERO }),
+        }
+    }
+}
+
+fn sigmoid<T: Real>(x: T) -> T {
+    T::ONE / (T::ONE + (-x).exp())
+}
+
+/// The normal distribution function, from the error function in f64.
+fn below<T: Real>(x: T) -> T {
+    T::from_f64(0.5 * libm::erfc(-x.to_f64() * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+fn half<T: Real>() -> T {
+    T::from_f64(0.5)
+}
+
+/// The argument of the tanh, `sqrt(2 / pi) (x + 0.044715 x^3)`, and its derivative.
+fn bend<T: Real>(x: T) -> (T, T) {
+    let (scale, cubic) = (T::from_f64(std::f64::consts::FRAC_2_PI.sqrt()), T::from_f64(0.044_715));
+    let square = x * x;
+    (scale * (x + cubic * square * x), scale * (T::ONE + T::from_f64(3.0) * cubic * square))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::difference::{check, dot, numbers};
-    use crate::tensor::Workspace;
 
     #[test]
-    fn backward_is_the_gradient_of_forward() {
-        let workspace = Workspace::new(1).unwrap();
-        let matrix = |values: &[f64]| {
-            let mut m = workspace.matrix(3, values.len() / 3);
-            m.copy_from(values);
-            m
-        };
-        let (x, dy) = (numbers(24, "x"), numbers(24, "dy"));
-        for (name, activation) in Activation::NAMES {
-            let forward = |x: &[f64]| {
-                let mut y = matrix(x);
-                activation.forward(&mut y);
-                y
-            };
-            let mut dx = matrix(&dy);
-            activation.backward(&mut dx, &matrix(&x));
-            check(name, &x, dx.data(), |x| dot(forward(x).data(), &dy));
+    fn slopes_are_central_differences() {
+        let (x, weights) = (numbers(60, "x"), numbers(60, "weights"));
+        let x: Vec<f64> = x.iter().map(|x| 2.0 * x).collect();
+        for (_, activation) in Activation::NAMES {
+            let slopes: Vec<f64> = x.iter().zip(&weights).map(|(&x, w)| w * activation.value_and_slope(x).1).collect();
+            let values = |x: &[f64]| x.iter().map(|&x| activation.value(x)).collect::<Vec<f64>>();
+            check(&format!("{activation:?}"), &x, &slopes, |x| dot(&values(x), &weights));
+            assert!(x.iter().all(|&x| activation.value(x) == activation.value_and_slope(x).0));
         }
     }
 
     #[test]
-    fn known_values() {
-        let at = |activation: Activation, x: f64| activation.at(x).0;
-        // Phi(1) = 0.841344746068543, tanh(1) = 0.761594155955765, 1 / (1 + e^-1) = 0.731058578630005
-        for (activation, expected) in [
-            (Activation::Gelu, 0.841_344_746_068_543),
-            (Activation::Tanh, 0.761_594_155_955_765),
-            (Activation::Silu, 0.731_058_578_630_005),
-            (Activation::Relu, 1.0),
-        ] {
-            assert!((at(activation, 1.0) - expected).abs() < 1e-14, "{}", activation.name());
+    fn values_are_those_of_the_definitions() {
+        // computed with 50 digits
+        let gelu_tanh =
+            [(-3.0, -0.003_637_392_081_773_018_8), (0.5, 0.345_714_009_825_143_92), (2.0, 1.954_597_694_087_775)];
+        for (x, expected) in gelu_tanh {
+            assert!((Activation::GeluTanh.value::<f64>(x) - expected).abs() < 1e-15, "gelu_tanh({x})");
         }
-        assert_eq!(at(Activation::Relu, -1.0), 0.0);
+        // Phi(1) = 0.841344746068543, tanh(1) = 0.761594155955765
+        for (activation, expected) in
+            [(Activation::Gelu, 0.841_344_746_068_543), (Activation::Tanh, 0.761_594_155_955_765)]
+        {
+            assert!((activation.value::<f64>(1.0) - expected).abs() < 1e-14, "{}", activation.name());
+        }
+        let open = Activation::NAMES.into_iter().filter(|(_, activation)| *activation != Activation::Tanh);
+        open.for_each(|(name, at)| assert!(at.value(40.0f64) == 40.0 && at.value(-800.0f64) == 0.0, "{name}"));
     }
 }

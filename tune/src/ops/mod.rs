@@ -3,7 +3,7 @@
 //! Each takes a workspace, works in f32 and in f64, and is judged by central differences in f64 (tests at the foot of each file). Operations know no
 //! adapter, no model and no file.
 
-pub mod activation;
+mod activation;
 pub mod attention;
 mod batch;
 pub mod choice;
@@ -17,6 +17,7 @@ pub mod rope;
 mod segments;
 mod weight;
 
+pub use activation::Activation;
 pub use batch::Batch;
 pub use segments::{Segment, SegmentError, Segments};
 pub use weight::{Storage, Weight, row_lengths};

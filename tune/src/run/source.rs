@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{ModelDtype, RunConfig, RunError};
-use crate::checkpoint::AdapterFolder;
+use crate::checkpoint::{AdapterFolder, Change};
 use crate::model::{Decoder, ModelConfig, StoredAs, load, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 
@@ -43,6 +43,20 @@ impl Source {
         };
         let config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
         Ok(Self { base, config, adapter, dtype })
+    }
+
+    /// What the adapter makes of the base's weights.
+    ///
+    /// # Errors
+    /// When there is no adapter, it does not fit the base, or it is no change of weights.
+    pub fn change(&self) -> Result<Change, RunError> {
+        let Some((path, _)) = &self.adapter else {
+            return Err(RunError::Usage(format!("{} is a model without an adapter", self.base.display())));
+        };
+        let folder = AdapterFolder::open(path)?;
+        let chosen = resolve(&folder.attachments(), &self.config)
+            .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
+        Ok(Change::new(folder, &self.config.attachable(), &chosen)?)
     }
 
     /// Loads the model and attaches the adapter with its saved values.

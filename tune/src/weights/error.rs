@@ -10,6 +10,7 @@ use std::str::Utf8Error;
 use super::check::InventoryProblems;
 use super::dtype::Dtype;
 use super::index::{self, IndexProblem};
+use super::pickle::PickleProblem;
 
 /// An error of reading or writing tensors.
 #[derive(Debug, thiserror::Error)]
@@ -34,22 +35,27 @@ pub enum WeightsError {
         reason: String,
     },
     /// A path that must name a regular file names something else.
-    #[error("{} is not a regular file; give the path of a safetensors file", path.display())]
+    #[error("{} is not a regular file; give the path of a file of tensors", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// A model folder without weights that can be read.
     #[error(
-        "{} holds neither model.safetensors nor model.safetensors.index.json{}",
-        folder.display(),
-        if *pickled { "; it holds pickled weights (.bin): convert them to safetensors first" } else { "; give a Hugging Face model folder" }
+        "{} holds none of model.safetensors, pytorch_model.bin and their indices (.index.json); give a Hugging Face model folder",
+        folder.display()
     )]
     NoModel {
         /// The folder.
         folder: PathBuf,
-        /// Whether it holds `pytorch_model.bin` or its index.
-        pickled: bool,
+    },
+    /// A file of pickled weights is damaged, hostile, or holds something else.
+    #[error("{} cannot be read: {problem}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: PickleProblem,
     },
     /// Fewer than the eight bytes that say how long the header is.
     #[error("{} has {bytes} bytes, too few for a safetensors file; it is empty or cut off: fetch it again", path.display())]
@@ -175,7 +181,7 @@ pub enum WeightsError {
         /// The number of bytes.
         bytes: usize,
     },
-    /// `model.safetensors.index.json` is not the JSON the format asks for.
+    /// An index (`model.safetensors.index.json`) is not the JSON the format asks for.
     #[error("the index {} is malformed: {cause}; fetch it again", path.display())]
     IndexJson {
         /// The index file.

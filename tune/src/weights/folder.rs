@@ -1,25 +1,29 @@
-//! The tensors of one safetensors file or of a whole Hugging Face model folder, mapped and checked, read by name.
+//! The tensors of one file or of a whole Hugging Face model folder, safetensors or pickled, mapped and checked, read by name.
 //!
 //! It hides how many files a model is spread over, and keeps it: [`TensorFiles::files`] lists each file's tensors in the order of their data, so that a
-//! merged model can be written into the same shards. Left to others: headers (`header`), the index (`index`), and whether these are the tensors a
-//! model needs (`check`).
+//! merged model can be written into the same shards. Left to others: headers (`header`), pickles (`pickle`), the index (`index`), and whether these are
+//! the tensors a model needs (`check`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
 use quanta_circuit::Real;
+use safetensors::tensor::TensorInfo as StoredInfo;
 
 use super::dtype::Dtype;
 use super::error::WeightsError;
 use super::header;
 use super::index::{Index, IndexProblem};
 use super::mmap::Mapping;
+use super::pickle;
+use super::view::{View, gather};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// A whole model's file and its index, in the order in which they are looked for.
+const MODELS: [(&str, &str); 2] =
+    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
 /// Named tensors in memory-mapped files.
 #[derive(Debug)]
@@ -35,11 +39,23 @@ pub struct TensorFiles {
 pub struct TensorFile {
     /// Its path.
     pub path: PathBuf,
-    /// The names of its tensors in the order of their data, those of unsupported types left out.
+    /// The names of its tensors in the order of their data (of a pickled file: of its dict), those of unsupported types left out.
     pub tensors: Vec<String>,
-    /// Its `__metadata__`.
+    /// Its `__metadata__`; a pickled file has none.
     pub metadata: BTreeMap<String, String>,
     bytes: Mapping,
+}
+
+impl TensorFile {
+    /// The name of a safetensors file for the same tensors: its own, or what Hugging Face calls that of a pickled file.
+    pub fn safetensors_name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        if !pickle::is_pickle(&self.path) {
+            return name.into_owned();
+        }
+        let stem = name.rsplit_once('.').map_or(&*name, |(stem, _)| stem);
+        format!("{}.safetensors", stem.replace("pytorch_model", "model"))
+    }
 }
 
 /// What is known of a tensor without reading it.
@@ -51,14 +67,16 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Which of [`TensorFiles::files`] holds it.
     pub file: usize,
-    /// Its bytes in that file; checked against the file's length when it was opened.
+    /// Its bytes in that file, from the first element to the last; checked against the file's length when it was opened.
     range: Range<usize>,
+    /// For each axis the distance of its elements, where they do not follow one another.
+    strides: Option<Vec<usize>>,
 }
 
 impl TensorInfo {
     /// The number of values. Cannot overflow: the file holds them.
     pub fn len(&self) -> usize {
-        self.range.len() / self.dtype.bytes()
+        self.shape.iter().product()
     }
 
     /// Whether an axis has length zero.
@@ -75,24 +93,30 @@ struct UnsupportedTensor {
 }
 
 impl TensorFiles {
-    /// Opens the weights of a Hugging Face model folder: `model.safetensors`, or else every shard that `model.safetensors.index.json` names.
+    /// Opens the weights of a Hugging Face model folder: `model.safetensors`, or else every shard that `model.safetensors.index.json` names; where there
+    /// is neither, `pytorch_model.bin` or the shards of its index.
     ///
     /// Every header is checked. A tensor of an unsupported type (the position numbers in some encoders' files, say) does not stand in the way unless it
     /// is asked for. A tensor that a shard holds and the index does not list is one of the model's tensors, as it is in transformers.
     ///
     /// Errors: [`WeightsError::NoModel`]; [`WeightsError::Index`] with all disagreements; those of [`TensorFiles::open_file`].
     pub fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
-        let single = folder.join(SINGLE);
-        if exists(&single)? {
-            let mut files = Self::open_file(&single)?;
-            files.path = folder.to_owned();
-            return Ok(files);
+        for (single, index) in MODELS {
+            let (single, index) = (folder.join(single), folder.join(index));
+            if exists(&single)? {
+                let mut files = Self::open_file(&single)?;
+                files.path = folder.to_owned();
+                return Ok(files);
+            }
+            if exists(&index)? {
+                return Self::open_shards(folder, index);
+            }
         }
-        let index_path = folder.join(INDEX);
-        if !exists(&index_path)? {
-            let pickled = PICKLED.iter().any(|name| folder.join(name).exists());
-            return Err(WeightsError::NoModel { folder: folder.to_owned(), pickled });
-        }
+        Err(WeightsError::NoModel { folder: folder.to_owned() })
+    }
+
+    /// Opens all shards of an index.
+    fn open_shards(folder: &Path, index_path: PathBuf) -> Result<Self, WeightsError> {
         let index = Index::open(&index_path)?;
         let mut problems = index.problems.clone();
         let mut files = Self::empty(folder);
@@ -116,9 +140,9 @@ impl TensorFiles {
         if problems.is_empty() { Ok(files) } else { Err(WeightsError::Index { path: index_path, problems }) }
     }
 
-    /// Opens one safetensors file.
+    /// Opens one file: of pickled tensors if its name ends in `.bin`, `.pt` or `.pth`, else of safetensors.
     ///
-    /// Errors: [`WeightsError::Io`], [`WeightsError::NotAFile`], and one variant for each way a header can be untrue of its file.
+    /// Errors: [`WeightsError::Io`], [`WeightsError::NotAFile`], [`WeightsError::Pickle`], and one variant for each way a header can be untrue of its file.
     pub fn open_file(path: &Path) -> Result<Self, WeightsError> {
         let mut files = Self::empty(path);
         files.add(path)?;
@@ -132,24 +156,24 @@ impl TensorFiles {
     /// Maps a file and adds its tensors; gives back those that an earlier file holds too, with that file's name.
     fn add(&mut self, path: &Path) -> Result<Vec<(String, String)>, WeightsError> {
         let bytes = Mapping::open(path)?;
-        let header = header::parse(path, &bytes)?;
+        let Contents { tensors, metadata } = Contents::of(path, &bytes)?;
         let file = self.files.len();
         let mut repeated = Vec::new();
-        let mut names = Vec::with_capacity(header.tensors.len());
-        for (name, info) in header.tensors {
+        let mut names = Vec::with_capacity(tensors.len());
+        for (name, tensor) in tensors {
             if let Some(first) = self.shard_name(&name) {
                 repeated.push((name.clone(), first.to_owned()));
                 continue;
             }
-            let range = header.data_start + info.data_offsets.0..header.data_start + info.data_offsets.1;
-            if let Some(dtype) = Dtype::from_stored(info.dtype) {
+            let View { dtype, shape, range, strides } = tensor;
+            if let Some(dtype) = Dtype::from_stored(dtype) {
                 names.push(name.clone());
-                self.tensors.insert(name, TensorInfo { dtype, shape: info.shape, file, range });
+                self.tensors.insert(name, TensorInfo { dtype, shape, file, range, strides });
             } else {
-                self.unsupported.insert(name, UnsupportedTensor { dtype: info.dtype.to_string(), file });
+                self.unsupported.insert(name, UnsupportedTensor { dtype: dtype.to_string(), file });
             }
         }
-        self.files.push(TensorFile { path: path.to_owned(), tensors: names, metadata: header.metadata, bytes });
+        self.files.push(TensorFile { path: path.to_owned(), tensors: names, metadata, bytes });
         Ok(repeated)
     }
 
@@ -204,20 +228,46 @@ impl TensorFiles {
         })
     }
 
-    /// A tensor's values as stored: little-endian, row-major, not necessarily aligned. Errors as [`TensorFiles::info`].
-    pub fn bytes(&self, name: &str) -> Result<&[u8], WeightsError> {
+    /// A tensor's values as stored: little-endian, row-major, not necessarily aligned; a copy only where the file has them in another order. Errors as
+    /// [`TensorFiles::info`].
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         let info = self.info(name)?;
-        Ok(&self.files[info.file].bytes[info.range.clone()])
+        let bytes = &self.files[info.file].bytes[info.range.clone()];
+        Ok(match &info.strides {
+            None => Cow::Borrowed(bytes),
+            Some(strides) => Cow::Owned(gather(bytes, info.dtype.bytes(), &info.shape, strides)),
+        })
     }
 
     /// A tensor's values, row-major, converted as [`Dtype::decode`] does. Errors as [`TensorFiles::info`].
     pub fn read<T: Real>(&self, name: &str) -> Result<Vec<T>, WeightsError> {
-        self.info(name)?.dtype.decode(self.bytes(name)?)
+        self.info(name)?.dtype.decode(&self.bytes(name)?)
     }
 
     /// A tensor's values as `bf16`, row-major: bit by bit from `Bf16`, else rounded once. Errors as [`TensorFiles::info`].
     pub fn read_bf16(&self, name: &str) -> Result<Vec<bf16>, WeightsError> {
-        self.info(name)?.dtype.decode_bf16(self.bytes(name)?)
+        self.info(name)?.dtype.decode_bf16(&self.bytes(name)?)
+    }
+}
+
+/// What a mapped file says of itself.
+struct Contents {
+    /// In the order of their data.
+    tensors: Vec<(String, View)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Contents {
+    fn of(path: &Path, bytes: &[u8]) -> Result<Self, WeightsError> {
+        if pickle::is_pickle(path) {
+            return Ok(Self { tensors: pickle::parse(path, bytes)?, metadata: BTreeMap::new() });
+        }
+        let header = header::parse(path, bytes)?;
+        let place = |(name, info): (String, StoredInfo)| {
+            let range = header.data_start + info.data_offsets.0..header.data_start + info.data_offsets.1;
+            (name, View { dtype: info.dtype, shape: info.shape, range, strides: None })
+        };
+        Ok(Self { tensors: header.tensors.into_iter().map(place).collect(), metadata: header.metadata })
     }
 }
 
@@ -234,6 +284,9 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
+
+    const SINGLE: &str = MODELS[0].0;
+    const INDEX: &str = MODELS[0].1;
 
     /// One tensor as the safetensors crate takes it.
     struct Raw(&'static str, safetensors::Dtype, Vec<usize>, Vec<u8>);
@@ -336,10 +389,9 @@ mod tests {
     #[test]
     fn folders_without_weights_and_paths_that_are_no_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(TensorFiles::open_folder(folder.path()), Err(WeightsError::NoModel { pickled: false, .. })));
+        assert!(matches!(TensorFiles::open_folder(folder.path()), Err(WeightsError::NoModel { .. })));
         fs::write(folder.path().join("pytorch_model.bin"), "x").unwrap();
-        let error = TensorFiles::open_folder(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("convert"), "{error}");
+        assert!(matches!(TensorFiles::open_folder(folder.path()), Err(WeightsError::Pickle { .. })));
         assert!(matches!(TensorFiles::open_file(folder.path()), Err(WeightsError::NotAFile { .. })));
         let absent = TensorFiles::open_file(&folder.path().join("no.safetensors")).unwrap_err();
         assert!(matches!(&absent, WeightsError::Io { action: "open", .. }), "{absent}");

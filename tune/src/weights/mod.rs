@@ -1,4 +1,4 @@
-//! Named tensors on disk: safetensors files and Hugging Face folders, read by memory mapping and written whole or not at all.
+//! Named tensors on disk: safetensors and pickled files and Hugging Face folders, read by memory mapping, and safetensors written whole or not at all.
 //!
 //! The room exists so that every other one sees weights as `name -> type, shape, values` and never a file format. Files come from strangers: whatever
 //! their bytes say, the answer is a tensor or a [`WeightsError`], never a panic, and memory grows with the file's real size only.
@@ -17,6 +17,8 @@ mod header;
 mod index;
 mod mmap;
 mod npy;
+mod pickle;
+mod view;
 mod write;
 
 pub use atomic::{AtomicFile, Staging, remove_leftovers, write_file};
@@ -26,4 +28,5 @@ pub use error::WeightsError;
 pub use folder::{TensorFile, TensorFiles, TensorInfo};
 pub use index::IndexProblem;
 pub use npy::{NpyMatrix, read_npy};
+pub use pickle::PickleProblem;
 pub use write::{TensorSpec, TensorWriter, default_metadata};
