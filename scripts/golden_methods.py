@@ -36,127 +36,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import peft
 import torch
 import transformers
-from peft import LoKrConfig, LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PrefixTuningConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import golden_train as steps
 import method_layers
+from method_cases import OWN_CASES, OWN_PREFIX_CASES, PEFT_CASES, own
 
 F32, F64 = torch.float32, torch.float64
 VOCAB, TIME, ANSWER = 64, 12, 5
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-ATTENTION = ["q_proj", "v_proj"]
-
-# ---- the cases ------------------------------------------------------------------------------------------------------------------
-
-LORA = dict(r=4, lora_alpha=8, target_modules=ATTENTION)
-LOKR = dict(r=64, alpha=64, init_weights="lycoris", target_modules=["q_proj", "v_proj", "up_proj"])
-# name: (family, PEFT's settings, whether the true start is kept)
-PEFT_CASES = {
-    "lora_start": ("llama", LoraConfig(**LORA), True),
-    "lora": ("qwen2", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]), False),
-    "lora_patterns": (
-        "llama",
-        LoraConfig(**LORA, rank_pattern={"q_proj": 6, "layers.1.self_attn.v_proj": 2}, alpha_pattern={"v_proj": 3}),
-        False,
-    ),
-    "lora_rslora": ("qwen2", LoraConfig(**LORA, use_rslora=True), False),
-    "dora_start": ("llama", LoraConfig(**LORA, use_dora=True), True),
-    "dora": ("qwen2", LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], use_dora=True), False),
-    "dora_rslora": ("llama", LoraConfig(**LORA, use_dora=True, use_rslora=True), False),
-    "lora_layers": ("qwen2", LoraConfig(**LORA, layers_to_transform=[1]), False),
-    "lora_head_saved": ("llama", LoraConfig(**LORA, modules_to_save=["lm_head"]), False),
-    "lora_norms_saved": ("llama", LoraConfig(**LORA, modules_to_save=["lm_head", "input_layernorm", "model.norm"]), False),
-    "lora_regex": ("qwen2", LoraConfig(r=4, lora_alpha=8, target_modules=r"model\.layers\.\d+\.(self_attn\.[qk]|mlp\.up)_proj"), False),
-    "lora_all_linear": ("llama", LoraConfig(r=2, lora_alpha=8, target_modules="all-linear"), False),
-    "prefix": ("llama", PrefixTuningConfig(num_virtual_tokens=5), True),
-    "prefix_grouped": ("qwen2", PrefixTuningConfig(num_virtual_tokens=5), True),
-    "prefix_projection": ("qwen2", PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=12), True),
-    "lokr_start": ("llama", LoKrConfig(**LOKR), True),
-    "lokr": ("qwen2", LoKrConfig(**LOKR), False),
-    "lokr_factor_4": ("llama", LoKrConfig(**LOKR, decompose_factor=4), False),
-    "lokr_factor_8": ("llama", LoKrConfig(**LOKR, decompose_factor=8), False),
-}
-
-
-def own(kind, targets, **settings):
-    """Settings of one entry, as they stand in `adapter_config.json`."""
-    general = dict(base_model_name_or_path=None, bias="none", layers_to_transform=None, task_type="CAUSAL_LM", target_modules=targets)
-    if kind != "LORA":
-        general |= dict(quanta_format=1, dtype="float64")
-    return general | settings | {"peft_type": kind}
-
-
-MLP = ["gate_proj", "up_proj", "down_proj"]
-ODD = ["q_proj", "v_proj", "up_proj", "down_proj"]
-CIRCUIT = own("QUANTA", ["q_proj", "v_proj"], dims=[4, 4, 2], plan="4-4-2", init="uniform", dropout=0.0)
-LOW_RANK = own(
-    "LORA", ["q_proj", "v_proj"], r=4, lora_alpha=8, lora_dropout=0.0, fan_in_fan_out=False, init_lora_weights=True, rank_pattern={},
-    alpha_pattern={}, use_rslora=False, use_dora=False, modules_to_save=None, layers_pattern=None, revision=None, inference_mode=True,
-)  # fmt: skip
-# name: (family, entries, whether it starts at the base's output)
-OWN_CASES = {
-    "series_start": ("llama", [own("SERIES", MLP, bottleneck=6, activation="tanh")], True),
-    "series_mlp": ("qwen2", [own("SERIES", MLP, bottleneck=6, activation="tanh")], False),
-    "series_output": ("llama", [own("SERIES", ["o_proj"], bottleneck=6, activation="relu")], False),
-    "series_input": ("qwen2", [own("SERIES", ["q_proj"], bottleneck=5, activation="silu")], False),
-    "parallel": ("qwen2", [own("PARALLEL", ["q_proj", "k_proj", "v_proj"], bottleneck=6, activation="tanh", scale=1.0)], False),
-    "parallel_mlp": ("llama", [own("PARALLEL", ["up_proj", "down_proj"], bottleneck=5, activation="gelu", scale=4.0)], False),
-    "mora_start": ("llama", [own("MORA", ATTENTION, r=3, variant="sharing")], True),
-    "mora_sharing": ("llama", [own("MORA", ODD, r=5, variant="sharing")], False),
-    "mora_rotation": ("llama", [own("MORA", ODD, r=5, variant="rotation")], False),
-    "mora_sharing_grouped": ("qwen2", [own("MORA", ODD, r=3, variant="sharing")], False),
-    "mora_rotation_grouped": ("qwen2", [own("MORA", ODD, r=3, variant="rotation")], False),
-    "loretta_rep": (
-        "llama",
-        [own("LORETTA", ATTENTION, variant="rep", r=4, tt_rank=3, alpha=8.0, tt_shape_A=[8, 3, 4], tt_shape_B=[8, 3, 4])],
-        False,
-    ),
-    "loretta_rep_tall": (
-        "qwen2",
-        [own("LORETTA", ["v_proj"], variant="rep", r=4, tt_rank=2, alpha=4.0, tt_shape_A=[2, 4, 4, 4], tt_shape_B=[4, 4, 2, 2])],
-        False,
-    ),
-    "loretta_adp": (
-        "llama",
-        [
-            own(
-                "LORETTA", ["o_proj", "down_proj"], variant="adp", bottleneck=8, tt_rank=3, activation="tanh", tt_shape_down=[4, 6, 8],
-                tt_shape_up=[4, 6, 8],
-            )
-        ],
-        False,
-    ),  # fmt: skip
-    "loretta_adp_relu": (
-        "qwen2",
-        [
-            own(
-                "LORETTA", ["o_proj", "down_proj"], variant="adp", bottleneck=4, tt_rank=5, activation="relu", tt_shape_down=[8, 4, 2, 2],
-                tt_shape_up=[2, 4, 8, 2],
-            )
-        ],
-        False,
-    ),  # fmt: skip
-    "krona_start": ("llama", [own("KRONA", ["q_proj"], factor=[12, 8], scale=1.0)], True),
-    "krona": ("llama", [own("KRONA", ["q_proj"], factor=[12, 8], scale=2.0)], False),
-    "krona_wide": ("qwen2", [own("KRONA", ["up_proj"], factor=[14, 8], scale=1.0)], False),
-    "magnitude_start": ("llama", [own("MAGNITUDE", ATTENTION)], True),
-    "magnitude": ("qwen2", [own("MAGNITUDE", ["q_proj", "v_proj", "down_proj"])], False),
-    "stack_circuit_magnitude": ("qwen2", [CIRCUIT, own("MAGNITUDE", ATTENTION)], False),
-    "stack_circuit_lora": ("qwen2", [CIRCUIT, LOW_RANK], False),
-    "stack_of_four": (
-        "llama",
-        [
-            own("SERIES", ["q_proj", "o_proj"], bottleneck=4, activation="tanh"),
-            LOW_RANK | {"target_modules": ["q_proj", "o_proj"]},
-            own("PARALLEL", ["q_proj", "o_proj"], bottleneck=4, activation="silu", scale=2.0),
-            own("MAGNITUDE", ["q_proj", "o_proj"]),
-        ],
-        False,
-    ),
-}
-
+ALL_CASES = PEFT_CASES | OWN_CASES | OWN_PREFIX_CASES
 
 # ---- models ---------------------------------------------------------------------------------------------------------------------
 
@@ -244,6 +135,35 @@ class PeftCase:
         modules = {re.split(r"\.lora_|\.lokr_|\.weight", name.removeprefix(PREFIX))[0] for name in names}
         after = copy.deepcopy(self.model).merge_and_unload()
         return {name: after.get_submodule(name).weight for name in sorted(modules)}
+
+
+class OwnPrefixCase(PeftCase):
+    """A re-parameterised prefix that PEFT computes, in a folder that also holds what trains."""
+
+    def __init__(self, model, config, dtype):
+        self.config = config
+        settings = {key: config[key] for key in ("num_virtual_tokens", "prefix_projection", "encoder_hidden_size")}
+        with exact(dtype):
+            self.model = get_peft_model(model, PrefixTuningConfig(**settings, task_type="CAUSAL_LM"))
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    def read(self, folder, dtype):
+        values = {name: value.to(dtype) for name, value in load_file(folder / TENSORS).items() if name != "prompt_embeddings"}
+        self.encoder().load_state_dict(values)
+        return self
+
+    def encoder_state(self):
+        return {}
+
+    def save(self, folder):
+        result = peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        write_own_adapter(folder, [self.config], [result | {k: v.detach() for k, v in self.encoder().state_dict().items()}])
+
+
+def write_own_prefix(folder, base, base_name, config, start, generator):
+    """A re-parameterised prefix as PEFT starts it."""
+    torch.manual_seed(int(torch.randint(1 << 30, (1,), generator=generator)))
+    OwnPrefixCase(load_base(base, F64), config | {"base_model_name_or_path": base_name}, F64).save(folder)
 
 
 def write_peft_adapter(folder, base, base_name, config, start, generator):
@@ -341,8 +261,12 @@ def relative(a, b):
 def open_case(base, adapter, encoder, dtype):
     """The model with its adapter, and its trained parameters."""
     model = load_base(base, dtype)
-    first = adapter / CONFIG if (adapter / CONFIG).exists() else adapter / "0" / CONFIG
-    if "quanta_format" in json.loads(first.read_text()):
+    if not (adapter / CONFIG).exists():
+        return OwnCase(model, adapter, dtype)
+    config = json.loads((adapter / CONFIG).read_text())
+    if config.get("quanta_format") and config["peft_type"] == "PREFIX_TUNING":
+        return OwnPrefixCase(model, config, dtype).read(adapter, dtype)
+    if config.get("quanta_format"):
         return OwnCase(model, adapter, dtype)
     return PeftCase(model, adapter, encoder, dtype)
 
@@ -377,9 +301,9 @@ def write_case(out, name):
     """One case folder."""
     folder, generator = out / name, torch.Generator().manual_seed(sum(name.encode()))
     shutil.rmtree(folder, ignore_errors=True)
-    family, settings, start = (PEFT_CASES | OWN_CASES)[name]
+    family, settings, start = ALL_CASES[name]
     base, base_name = out / "base" / family, f"../../base/{family}"
-    draw = write_peft_adapter if name in PEFT_CASES else draw_own_adapter
+    draw = write_peft_adapter if name in PEFT_CASES else write_own_prefix if name in OWN_PREFIX_CASES else draw_own_adapter
     encoder = draw(folder / "adapter", base, base_name, settings, start, generator) or {}
     input_ids = torch.randint(3, VOCAB, (steps.STEPS, steps.MICRO_BATCHES, steps.BATCH, TIME), generator=generator)
     labels = input_ids.clone()
@@ -402,7 +326,7 @@ def write(args):
     for family in ("llama", "qwen2"):
         if not args.only or not (args.out / "base" / family).exists():
             write_base(args.out / "base" / family, family)
-    for name in [args.only] if args.only else PEFT_CASES | OWN_CASES:
+    for name in [args.only] if args.only else ALL_CASES:
         write_case(args.out, name)
 
 
@@ -480,7 +404,7 @@ def main():
         command = commands.add_parser(name)
         command.add_argument("out", type=pathlib.Path)
         command.set_defaults(function=function)
-    commands.choices["write"].add_argument("--only", choices=sorted(PEFT_CASES | OWN_CASES), metavar="NAME")
+    commands.choices["write"].add_argument("--only", choices=sorted(ALL_CASES), metavar="NAME")
     commands.choices["verify"].add_argument("--scratch", type=pathlib.Path, default=pathlib.Path("target/golden_methods"))
     args = parser.parse_args()
     torch.set_num_threads(1)

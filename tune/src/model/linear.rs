@@ -121,13 +121,16 @@ impl<T: Real> Linear<T> {
         self.inverse_lengths = row_lengths(&weight, self.weight.cols()).into_iter().map(inverse).collect();
     }
 
-    /// Adds every update that is a matrix; whether all of them are.
+    /// Adds every update that is a matrix, whatever stands before it; whether all of them are.
     fn add_updates(&self, weight: &mut [f64]) -> bool {
-        let updates: Vec<Option<Vec<f64>>> = self.attached.iter().map(|attached| attached.adapter.update()).collect();
-        for update in updates.iter().flatten() {
-            weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
+        let mut all = true;
+        for attached in &self.attached {
+            match attached.adapter.update() {
+                Some(update) => weight.iter_mut().zip(update).for_each(|(w, d)| *w += d),
+                None => all = false,
+            }
         }
-        updates.iter().all(Option::is_some)
+        all
     }
 
     /// The adapted weight as one matrix, in f64, from the file's W0: all updates, then the magnitude. None when an adapter is no matrix.

@@ -194,6 +194,7 @@ pub fn perturb<T: Real>(model: &mut Decoder<T>, size: f64, entries: impl Fn(usiz
             }
         }
     }
+    model.prepare();
 }
 
 /// Loss sum and gradients of one batch.
