@@ -7,6 +7,7 @@ mod circuit;
 mod demo;
 mod eval;
 mod generate;
+mod import;
 mod info;
 mod init;
 mod inspect;
@@ -46,6 +47,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Merge an adapter into its base model
     Merge(merge::Arguments),
+    /// An adapter from a checkpoint of the paper's authors
+    Import(import::Arguments),
     /// Sites, axes, gates, parameters, operations and memory of a configuration
     Plan(plan::Arguments),
     /// A starter configuration, a tokenizer from text, a model with random weights
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => score::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Init(arguments) => init::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),

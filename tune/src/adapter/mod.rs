@@ -7,6 +7,7 @@
 //! A method is one file here and one row in the table that makes [`Method`]. Nothing in this room knows devices, files or models; nothing outside it knows a
 //! method by name.
 
+mod authors;
 mod full;
 mod gradients;
 mod lora;
@@ -15,6 +16,7 @@ mod parameters;
 mod quanta;
 mod site;
 
+pub use authors::{AuthorsProblem, AuthorsSite, authors_name, authors_sites};
 pub use full::Full;
 pub use gradients::Gradients;
 pub use lora::Lora;

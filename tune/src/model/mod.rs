@@ -25,5 +25,6 @@ pub use decoder::Decoder;
 pub use family::{families, read_config};
 pub use layer::Layer;
 pub use linear::{Attached, Linear};
+pub(crate) use load::is_harmless_extra;
 pub use load::{LoadError, StoredAs, load, read_folder_config};
 pub use trained::{Norm, Table, Trained, Unfrozen};
