@@ -15,9 +15,9 @@ use crate::weights::{
     Dtype, Staging, TensorFiles, TensorSpec, TensorWriter, WeightsError, check_inventory, default_metadata,
 };
 
-const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
-fn tensor_name(site: &Site, tensor: &Tensor) -> String {
+pub(super) fn tensor_name(site: &Site, tensor: &Tensor) -> String {
     // a prefix belongs to no module
     if site.kind == Kind::Attention {
         return tensor.name.clone();

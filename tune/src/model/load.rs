@@ -64,7 +64,7 @@ pub fn load<T: Real>(folder: &Path, stored_as: StoredAs) -> Result<Decoder<T>, L
 }
 
 /// Tensors that older writers left in a folder and that change nothing: rotary tables, and the copy of a tied head.
-fn is_harmless_extra(name: &str, config: &ModelConfig) -> bool {
+pub(crate) fn is_harmless_extra(name: &str, config: &ModelConfig) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
 }
 

@@ -32,6 +32,7 @@ pub use family::{families, read_config};
 pub use layer::Layer;
 pub use learned::{Learned, VirtualTokens};
 pub use linear::{Attached, InputGradient, Linear, Saved as LinearSaved};
+pub(crate) use load::is_harmless_extra;
 pub use load::{LoadError, StoredAs, load, read_folder_config};
 pub use mlp::Mlp;
 pub use norm::Norm;
