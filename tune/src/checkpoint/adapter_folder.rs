@@ -170,6 +170,12 @@ impl AdapterFolder {
         self.parts.iter().find_map(|(config, _)| config.base.as_deref())
     }
 
+    /// Shape of a saved parameter of a site, whichever entry holds it.
+    pub fn shape(&self, site: &Site, parameter: &str) -> Option<&[usize]> {
+        let name = format!("base_model.model.{}.{parameter}", site.name);
+        self.parts.iter().find_map(|(_, files)| files.get(&name)).map(|info| &info.shape[..])
+    }
+
     /// Replaces the parameters that `entry` attached to `site` by the folder's.
     ///
     /// # Errors

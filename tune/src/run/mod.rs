@@ -38,5 +38,5 @@ pub use inspect::{InspectReport, InspectedPart, InspectedSample, inspect};
 pub use merge::{MergeReport, merge};
 pub use plan::{PlanReport, PlannedAdapter, PlannedShape, plan};
 pub use report::{report, view};
-pub use score::{ScoreInput, ScoreReport, score};
+pub use score::{Finding, ScoreInput, ScoreReport, score};
 pub use train::{DryRunReport, Progress, TrainOptions, TrainReport, dry_run, train};
