@@ -195,7 +195,7 @@ fn methods_families_and_tasks_are_named_only_in_their_rooms() {
         ),
         (
             "tune/src/model/family/",
-            &["\"llama\"", "\"mistral\"", "\"qwen2\"", "\"qwen3\"", "\"gemma2\"", "\"gemma3_text\""],
+            &["\"llama\"", "\"mistral\"", "\"qwen2\"", "\"qwen3\"", "\"gemma2\"", "\"gemma3_text\"", "\"roberta\""],
         ),
         (
             "tune/src/data/task/",

@@ -8,6 +8,7 @@ mod demo;
 mod eval;
 mod export;
 mod generate;
+mod import;
 mod info;
 mod init;
 mod inspect;
@@ -49,6 +50,8 @@ enum Command {
     Merge(merge::Arguments),
     /// An adapter's change of weights as a LoRA adapter that PEFT reads
     Export(export::Arguments),
+    /// An adapter from a checkpoint of the paper's authors
+    Import(import::Arguments),
     /// Sites, axes, gates, parameters, operations and memory of a configuration
     Plan(plan::Arguments),
     /// A starter configuration, a tokenizer from text, a model with random weights
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
         Command::Export(arguments) => export::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Init(arguments) => init::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),

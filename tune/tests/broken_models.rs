@@ -104,7 +104,7 @@ fn every_unhandled_attribute_is_named_at_once() {
         refusal(&with_config(qwen2_config(), json!({ "layer_types": ["full_attention", "sliding_attention"] })));
     assert_says(&message, &["layer_types", "use_sliding_window"]);
     let message = refusal(&with_config(llama_config(), json!({ "model_type": "mamba" })));
-    assert_says(&message, &["model_type", "mamba", "llama, qwen2"]);
+    assert_says(&message, &["model_type", "mamba", "llama, mistral, qwen2"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! be stored either way round, or be contracted from something smaller; what becomes of their gradients is left to the caller.
 
 use super::Saved;
-use crate::ops::Activation;
+use crate::ops::{Activation, activation};
 use crate::tensor::{MatRef, Matrix, Real, Workspace, matmul};
 
 /// The two matrices as they are applied, and what stands around them.
@@ -37,9 +37,7 @@ impl<T: Real> Bottleneck<'_, T> {
         let mut h = workspace.matrix(x.rows(), b);
         matmul(h.view_mut(), false, x.view(), self.down, T::ONE);
         add_row(&mut h, self.down_bias, T::ONE);
-        let mut a = workspace.matrix(x.rows(), b);
-        a.copy_from(h.data());
-        self.activation.forward(&mut a);
+        let a = activation::forward(&h, self.activation, workspace);
         matmul(y.view_mut(), true, a.view(), self.up, self.scale);
         add_row(y, self.up_bias, self.scale);
         Saved(vec![h])
@@ -54,11 +52,11 @@ impl<T: Real> Bottleneck<'_, T> {
         workspace: &Workspace<T>,
     ) -> Inner<T> {
         let h = saved.0.into_iter().next().expect("forward keeps one matrix");
-        let mut dh = workspace.matrix(h.rows(), h.cols());
-        matmul(dh.view_mut(), false, dy.view(), self.up.t(), self.scale);
-        self.activation.backward(&mut dh, &h);
-        let mut a = h;
-        self.activation.forward(&mut a);
+        let a = activation::forward(&h, self.activation, workspace);
+        let mut da = workspace.matrix(h.rows(), h.cols());
+        matmul(da.view_mut(), false, dy.view(), self.up.t(), self.scale);
+        let mut dh = h;
+        activation::backward(&da, &mut dh, self.activation);
         if let Some(dx) = dx {
             matmul(dx.view_mut(), true, dh.view(), self.down.t(), T::ONE);
         }

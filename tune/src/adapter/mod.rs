@@ -16,6 +16,7 @@
 //! A method is one file here and one row in the table that makes [`Method`]. Nothing in this room knows devices, files or models; nothing outside it knows a
 //! method by name.
 
+mod authors;
 mod bottleneck;
 mod dense_bottleneck;
 mod dora;
@@ -38,6 +39,7 @@ mod series;
 mod site;
 mod tensor_train;
 
+pub use authors::{AuthorsProblem, AuthorsSite, authors_name, authors_sites};
 pub use dense_bottleneck::{BottleneckStart, DenseBottleneck};
 pub use dora::Dora;
 pub use full::Full;

@@ -15,7 +15,10 @@ pub enum Kind {
         bias: bool,
     },
     /// A norm with a weight of length d_out.
-    Norm,
+    Norm {
+        /// Whether it has a bias.
+        bias: bool,
+    },
     /// An embedding or output head, `[d_out, d_in]` = `[vocab, hidden]`.
     Table,
     /// The attention of all layers together, without parameters of its own: d_in is the width of one layer's keys, d_out that of all layers' keys and values.
@@ -27,7 +30,7 @@ pub enum Kind {
 pub struct Site {
     /// Module path in the Hugging Face model, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Index of the decoder layer it belongs to; none for the embedding, the final norm and the head.
+    /// Index of the layer it belongs to; none for the embedding, the final norm and the head.
     pub layer: Option<usize>,
     /// What it computes.
     pub kind: Kind,
@@ -56,7 +59,8 @@ impl Site {
         match self.kind {
             Kind::Linear { bias: true } => vec![("weight", vec![self.d_out, self.d_in]), ("bias", vec![self.d_out])],
             Kind::Linear { bias: false } | Kind::Table => vec![("weight", vec![self.d_out, self.d_in])],
-            Kind::Norm => vec![("weight", vec![self.d_out])],
+            Kind::Norm { bias: true } => vec![("weight", vec![self.d_out]), ("bias", vec![self.d_out])],
+            Kind::Norm { bias: false } => vec![("weight", vec![self.d_out])],
             Kind::Attention => Vec::new(),
         }
     }
@@ -74,7 +78,7 @@ pub enum Sites {
     Names(Vec<String>),
     /// A site whose whole name matches the regular expression.
     Pattern(String),
-    /// Every site of the decoder layers: all linears but the output head.
+    /// Every linear of the layers: not those of an output head.
     AllLinear,
     /// Every module: linears, norms, embedding and head.
     All,
@@ -225,7 +229,7 @@ impl Selection {
     pub fn resolve(&self, sites: &[Site]) -> Result<Vec<usize>, Vec<SelectionError>> {
         let mut errors = Vec::new();
         let matches: Box<dyn Fn(&Site) -> bool> = match &self.sites {
-            Sites::AllLinear => Box::new(|site| matches!(site.kind, Kind::Linear { .. })),
+            Sites::AllLinear => Box::new(|site| site.layer.is_some() && matches!(site.kind, Kind::Linear { .. })),
             Sites::All => Box::new(|_| true),
             Sites::Attention => Box::new(|site| site.kind == Kind::Attention),
             Sites::Names(names) => {

@@ -15,9 +15,9 @@ use crate::weights::{
     Dtype, Staging, TensorFiles, TensorSpec, TensorWriter, WeightsError, check_inventory, default_metadata,
 };
 
-const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
-fn tensor_name(site: &Site, tensor: &Tensor) -> String {
+pub(super) fn tensor_name(site: &Site, tensor: &Tensor) -> String {
     // a prefix belongs to no module
     if site.kind == Kind::Attention {
         return tensor.name.clone();
@@ -168,6 +168,12 @@ impl AdapterFolder {
     /// Folder or hub name of the base model, as the first entry has it.
     pub fn base(&self) -> Option<&str> {
         self.parts.iter().find_map(|(config, _)| config.base.as_deref())
+    }
+
+    /// Shape of a saved parameter of a site, whichever entry holds it.
+    pub fn shape(&self, site: &Site, parameter: &str) -> Option<&[usize]> {
+        let name = format!("base_model.model.{}.{parameter}", site.name);
+        self.parts.iter().find_map(|(_, files)| files.get(&name)).map(|info| &info.shape[..])
     }
 
     /// Replaces the parameters that `entry` attached to `site` by the folder's.

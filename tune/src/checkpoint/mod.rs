@@ -3,12 +3,14 @@
 //! The formats live here; when they are written is the run's business. Every file is complete or absent.
 
 mod adapter_folder;
+mod authors;
 mod change;
 mod merge;
 mod peft_config;
 mod training;
 
 pub use adapter_folder::{AdapterFolder, save_adapters, write_adapter};
+pub use authors::{AuthorsCheckpoint, Comparison};
 pub use change::Change;
 pub use merge::merge_into;
 pub use peft_config::AdapterConfig;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::adapter::AuthorsProblem;
 use crate::config::ConfigError;
 use crate::weights::WeightsError;
 
@@ -56,6 +59,46 @@ pub enum CheckpointError {
         /// Methods wanted.
         ours: String,
     },
+    /// A file to import that holds no gates of the authors' program.
+    #[error("{} holds no QuanTA gates as the authors' program names them (`....quanta_weights.-1 -2`): choose their pytorch_model.bin", path.display())]
+    NoGates {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// Gates of the authors' program that make no circuit.
+    #[error("the gates in {} make no circuit of all pairs of axes:{}", path.display(), each(.problems))]
+    Gates {
+        /// The file or folder.
+        path: PathBuf,
+        /// Every site where they do not.
+        problems: Vec<AuthorsProblem>,
+    },
+    /// A checkpoint of the authors' program that was saved while T was part of the weights.
+    #[error(
+        "{}: `{flag}` says that T was merged into the weight when this was saved, as their evaluation does: load it in their program, call model.train(), and save it again",
+        path.display()
+    )]
+    Merged {
+        /// The file or folder.
+        path: PathBuf,
+        /// The first flag that says so.
+        flag: String,
+    },
+    /// A checkpoint of the whole model whose other weights are not the base model's.
+    #[error(
+        "{} was trained on another base model than {}: `{tensor}` {difference}; give the model it was trained on with --base",
+        path.display(), base.display()
+    )]
+    OtherBase {
+        /// The file or folder.
+        path: PathBuf,
+        /// The base model given.
+        base: PathBuf,
+        /// The tensor that differs most.
+        tensor: String,
+        /// How.
+        difference: String,
+    },
     /// A file besides the tensors cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -73,4 +116,13 @@ impl CheckpointError {
     fn all(mut errors: Vec<Self>) -> Option<Self> {
         if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
     }
+}
+
+fn each(problems: &[AuthorsProblem]) -> String {
+    const LISTED: usize = 20;
+    let mut text: String = problems.iter().take(LISTED).map(|problem| format!("\n  {problem}")).collect();
+    if problems.len() > LISTED {
+        text.push_str(&format!("\n  and {} more", problems.len() - LISTED));
+    }
+    text
 }

@@ -4,11 +4,10 @@
 
 use super::learned::VirtualTokens;
 use super::linear::{InputGradient, Linear, Saved as LinearSaved};
-use super::norm::Norm;
+use super::norm::{Norm, Saved as NormSaved};
 use super::residual::{Given, Input};
 use crate::adapter::{Gradients, Pass};
-use crate::ops::attention::{self, Layout, Rule};
-use crate::ops::norm::Saved as NormSaved;
+use crate::ops::attention::{self, Dropout, Layout, Rule};
 use crate::ops::rope::Table;
 use crate::ops::{Segments, heads};
 use crate::tensor::{Matrix, Real, Workspace};
@@ -33,10 +32,12 @@ pub struct Attention<T: Real> {
     pub kv_heads: usize,
     /// Scores and sight.
     pub rule: Rule,
-    /// Index of the rotary table among those of the pass.
+    /// Index of the rotary table among those of the pass; models without any do not rotate.
     pub rope: usize,
     /// Index of the layer.
     pub layer: usize,
+    /// Probability of dropout of attention's probabilities.
+    pub dropout: f64,
 }
 
 /// What backward needs besides the input. `A` is what attention keeps of its own.
@@ -111,7 +112,8 @@ impl<T: Real> Attention<T> {
         pass: &Pass<'_, T>,
     ) -> (Matrix<T>, Saved<T>) {
         self.forward_with(x, ropes, learned, pass, |[q, k, v]| {
-            let (o, saved) = attention::forward(q, k, v, self.layout(segments), pass.workspace);
+            let (o, saved) = self
+                .dropping(pass, |dropout| attention::forward(q, k, v, self.layout(segments, dropout), pass.workspace));
             (heads::merge(&o, self.heads, None, pass.workspace), Attended { o, saved })
         })
     }
@@ -126,7 +128,7 @@ impl<T: Real> Attention<T> {
         pass: &Pass<'_, T>,
         attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
     ) -> (Matrix<T>, Saved<T, A>) {
-        let (workspace, rope) = (pass.workspace, Some(&ropes[self.rope]));
+        let (workspace, rope) = (pass.workspace, ropes.get(self.rope));
         let (q, saved_q) = self.query.forward(&x, pass);
         let (q, normed_q) = norm_heads(q, self.query_norm.as_ref(), self.heads, workspace);
         let q = heads::split(&q, self.heads, rope, workspace);
@@ -159,7 +161,7 @@ impl<T: Real> Attention<T> {
         gradients: &mut Gradients<T>,
         pass: &Pass<'_, T>,
     ) -> Option<Matrix<T>> {
-        let (workspace, rope) = (pass.workspace, Some(&ropes[self.rope]));
+        let (workspace, rope) = (pass.workspace, ropes.get(self.rope));
         let Saved { q, k, v, normed: [normed_q, normed_k], attended, linears: [saved_q, saved_k, saved_v, saved_o] } =
             saved;
         let Attended { o, saved: attended } = attended;
@@ -176,7 +178,9 @@ impl<T: Real> Attention<T> {
         drop(merged);
         let d_o = heads::split(&d_merged, self.heads, None, workspace);
         drop(d_merged);
-        let [dq, dk, dv] = attention::backward(&d_o, [&q, &k, &v], &o, &attended, self.layout(segments), workspace);
+        let [dq, dk, dv] = self.dropping(pass, |dropout| {
+            attention::backward(&d_o, [&q, &k, &v], &o, &attended, self.layout(segments, dropout), workspace)
+        });
         drop((q, k, v, o, d_o));
         let [dk, dv] = match learned {
             None => [dk, dv],
@@ -201,8 +205,16 @@ impl<T: Real> Attention<T> {
         dx
     }
 
-    fn layout<'a>(&self, segments: &'a Segments) -> Layout<'a> {
-        Layout { heads: self.heads, kv_heads: self.kv_heads, rule: self.rule, segments }
+    /// Calls `work` with the dropout of this pass, whose streams are named by the layer's value projection.
+    fn dropping<R>(&self, pass: &Pass<'_, T>, work: impl FnOnce(Option<Dropout<'_>>) -> R) -> R {
+        let Some(draw) = pass.draw.filter(|_| self.dropout > 0.0) else { return work(None) };
+        let owner = &self.value.site().name;
+        let stream = |head: usize, query: usize| draw.dropout(&format!("{owner}/probabilities/{head}/{query}"));
+        work(Some(Dropout { p: self.dropout, stream: &stream }))
+    }
+
+    fn layout<'a>(&self, segments: &'a Segments, dropout: Option<Dropout<'a>>) -> Layout<'a> {
+        Layout { heads: self.heads, kv_heads: self.kv_heads, rule: self.rule, segments, dropout }
     }
 }
 

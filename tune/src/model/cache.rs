@@ -130,19 +130,20 @@ impl<T: Real> Decoder<T> {
     /// looked at.
     ///
     /// # Panics
-    /// When a token id is not below the vocabulary size.
+    /// When a token id is not below the vocabulary size, or the model is no decoder.
     pub fn prefill(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> (Prefix<T>, Matrix<T>) {
         let (learned, segments) = self.virtual_tokens(batch, pass);
         let ropes = self.ropes(segments.positions(), pass);
         let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
-        let mut x = self.embedded(&batch.tokens, pass);
+        let mut x = self.embedding.forward(batch, pass).0;
+        assert!(self.config.attention.causal, "only a decoder goes on");
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (output, kept) = layer.prefill(&x, shared);
             x = output;
             layers.push(kept);
         }
-        let logits = self.head().logits(&self.normed_rows(&x, rows, pass), pass.workspace);
+        let logits = self.project(&x, rows, pass);
         (Prefix(Arc::new(Forest { segments: segments.into_owned(), layers })), logits)
     }
 
@@ -159,7 +160,7 @@ impl<T: Real> Decoder<T> {
         let positions: Vec<usize> = live.iter().map(Continuation::tokens).collect();
         let ropes = self.ropes(&positions, pass);
         live.iter_mut().for_each(|sequence| sequence.grow(config, workspace));
-        let mut x = self.embedded(tokens, pass);
+        let mut x = self.embedding.infer(tokens, &positions, pass);
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.step(&x, &ropes, pass, |[q, k, v]| {
                 for (row, sequence) in live.iter_mut().enumerate() {
@@ -171,6 +172,6 @@ impl<T: Real> Decoder<T> {
             });
         }
         let rows: Vec<usize> = (0..tokens.len()).collect();
-        self.head().logits(&self.normed_rows(&x, &rows, pass), workspace)
+        self.project(&x, &rows, pass)
     }
 }

@@ -129,15 +129,15 @@ impl<T: Real> Layer<T> {
     ) -> Matrix<T> {
         let attend = |projections: [&Matrix<T>; 3]| (attend(projections), ());
         let body = |x: Given<'_, T>| self.attention.forward_with(x, ropes, None, pass, attend);
-        let (middle, _, _) = self.around_attention.forward(input, pass.workspace, body);
-        self.around_mlp.forward(&middle, pass.workspace, |x| self.mlp.forward(x, pass)).0
+        let (middle, _, _) = self.around_attention.forward(input, pass, body);
+        self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass)).0
     }
 
     fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
         let Shared { segments, ropes, learned, pass } = shared;
         let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, learned, pass);
-        let (middle, around_attention, attention) = self.around_attention.forward(input, pass.workspace, body);
-        let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass.workspace, |x| self.mlp.forward(x, pass));
+        let (middle, around_attention, attention) = self.around_attention.forward(input, pass, body);
+        let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass));
         (output, Inner { around_attention, attention, middle, around_mlp, mlp })
     }
 
@@ -178,18 +178,16 @@ impl<T: Real> Layer<T> {
     ) -> Option<Matrix<T>> {
         let Shared { segments, ropes, learned, pass } = shared;
         let Inner { around_attention, attention, middle, around_mlp, mlp } = inner;
-        let workspace = pass.workspace;
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
             self.mlp.backward(dy, x, mlp, wanted, gradients, pass)
         };
         let (below, here) = (wanted || self.first_half_trains() || learned.is_some(), self.mlp.trains());
-        let d_middle =
-            self.around_mlp.backward(&middle, around_mlp, d_output, below, here, workspace, gradients, body)?;
+        let d_middle = self.around_mlp.backward(&middle, around_mlp, d_output, below, here, pass, gradients, body)?;
         drop(middle);
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
             self.attention.backward(dy, x, attention, wanted, segments, ropes, learned, gradients, pass)
         };
         let here = self.attention.trains() || learned.is_some();
-        self.around_attention.backward(input, around_attention, d_middle, wanted, here, workspace, gradients, body)
+        self.around_attention.backward(input, around_attention, d_middle, wanted, here, pass, gradients, body)
     }
 }

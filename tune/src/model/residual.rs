@@ -1,13 +1,13 @@
-//! A residual step: `x + output_norm(body(input_norm(x)))`, each norm only where the family has it; forward and backward around any body.
+//! A residual step: `sum_norm(x + dropout(output_norm(body(input_norm(x)))))`, each norm only where the family has it; forward and backward around any body.
 //!
 //! Attention and the MLP are the bodies. Forward keeps what the norms need; the normalised input is computed again in backward, where it costs less than
 //! the memory it would take.
 
 use std::ops::Deref;
 
-use super::norm::Norm;
-use crate::adapter::Gradients;
-use crate::ops::norm::Saved as NormSaved;
+use super::norm::{Norm, Saved as NormSaved};
+use crate::adapter::{Gradients, Pass};
+use crate::ops::dropout;
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// The norms around a body.
@@ -16,6 +16,12 @@ pub struct Residual<T> {
     pub input: Option<Norm<T>>,
     /// On the body's output, before the residual stream is added.
     pub output: Option<Norm<T>>,
+    /// On the sum.
+    pub sum: Option<Norm<T>>,
+    /// Probability of dropout on the body's output.
+    pub dropout: f64,
+    /// Names the dropout's random streams.
+    pub owner: String,
 }
 
 /// What backward needs besides the input of the step.
@@ -23,13 +29,17 @@ pub(super) struct Saved<T: Real> {
     input: Option<NormSaved<T>>,
     /// The body's output and its norm.
     output: Option<(Matrix<T>, NormSaved<T>)>,
+    /// The sum and its norm.
+    sum: Option<(Matrix<T>, NormSaved<T>)>,
 }
 
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
     pub(super) fn bytes(&self) -> usize {
-        let output = self.output.as_ref().map_or(0, |(y, saved)| y.bytes() + saved.bytes());
-        self.input.as_ref().map_or(0, NormSaved::bytes) + output
+        let normed = |normed: &(Matrix<T>, NormSaved<T>)| normed.0.bytes() + normed.1.bytes();
+        self.input.as_ref().map_or(0, NormSaved::bytes)
+            + self.output.as_ref().map_or(0, normed)
+            + self.sum.as_ref().map_or(0, normed)
     }
 }
 
@@ -70,12 +80,12 @@ impl<'a, T: Real> Input<'a, T> {
 impl<T: Real> Residual<T> {
     /// Its norms, in the order of the forward pass.
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
-        self.input.iter().chain(&self.output)
+        self.input.iter().chain(&self.output).chain(&self.sum)
     }
 
     /// As [`Self::norms`], to be changed.
     pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm<T>> {
-        self.input.iter_mut().chain(&mut self.output)
+        self.input.iter_mut().chain(&mut self.output).chain(&mut self.sum)
     }
 
     /// Whether one of the norms trains.
@@ -87,9 +97,10 @@ impl<T: Real> Residual<T> {
     pub(super) fn forward<S>(
         &self,
         x: &Matrix<T>,
-        workspace: &Workspace<T>,
+        pass: &Pass<'_, T>,
         body: impl FnOnce(Given<'_, T>) -> (Matrix<T>, S),
     ) -> (Matrix<T>, Saved<T>, S) {
+        let workspace = pass.workspace;
         let (given, input) = match &self.input {
             Some(norm) => {
                 let (normed, saved) = norm.forward(x, workspace);
@@ -98,25 +109,28 @@ impl<T: Real> Residual<T> {
             None => (Given::Borrowed(x), None),
         };
         let (mut y, kept) = body(given);
-        let output = self.output.as_ref().map(|norm| {
-            let (normed, saved) = norm.forward(&y, workspace);
-            (std::mem::replace(&mut y, normed), saved)
-        });
+        let apply = |norm: &Norm<T>, y: &mut Matrix<T>| {
+            let (normed, saved) = norm.forward(y, workspace);
+            (std::mem::replace(y, normed), saved)
+        };
+        let output = self.output.as_ref().map(|norm| apply(norm, &mut y));
+        self.mask(&mut y, pass);
         y.add(x);
-        (y, Saved { input, output }, kept)
+        let sum = self.sum.as_ref().map(|norm| apply(norm, &mut y));
+        (y, Saved { input, output, sum }, kept)
     }
 
-    /// From the gradient `d_sum` of the step's result to that of its input, if it is wanted. `body_trains`: whether something in the body does.
+    /// From the gradient `d_result` of the step's result to that of its input, if it is wanted. `body_trains`: whether something in the body does.
     ///
     /// `body` is given the gradient of its output, its input, and whether the input's gradient is wanted, and returns it if so.
     pub(super) fn backward(
         &self,
         x: &Matrix<T>,
         saved: Saved<T>,
-        d_sum: Matrix<T>,
+        d_result: Matrix<T>,
         wanted: bool,
         body_trains: bool,
-        workspace: &Workspace<T>,
+        pass: &Pass<'_, T>,
         gradients: &mut Gradients<T>,
         body: impl FnOnce(&Matrix<T>, Input<'_, T>, bool, &mut Gradients<T>) -> Option<Matrix<T>>,
     ) -> Option<Matrix<T>> {
@@ -124,13 +138,22 @@ impl<T: Real> Residual<T> {
         if !through && !body_trains && !self.trains() {
             return None;
         }
-        let d_output = match (&self.output, &saved.output) {
-            (Some(norm), Some((y, saved))) => {
-                let zeros = workspace.zeros(y.rows(), y.cols());
-                let below = through || body_trains;
-                Some(norm.backward(&d_sum, y, saved, zeros, below, gradients)?)
-            }
-            _ => None,
+        let workspace = pass.workspace;
+        let mut unwind = |norm: &Option<Norm<T>>, kept: &Option<(Matrix<T>, NormSaved<T>)>, d: &Matrix<T>, below| {
+            let (norm, (y, saved)) = norm.as_ref().zip(kept.as_ref())?;
+            let zeros = workspace.zeros(y.rows(), y.cols());
+            Some(norm.backward(d, y, saved, zeros, below, gradients))
+        };
+        let body_or_below = through || body_trains;
+        let output_trains = self.output.as_ref().is_some_and(|norm| norm.unfrozen.is_some());
+        let d_sum = match unwind(&self.sum, &saved.sum, &d_result, body_or_below || output_trains) {
+            Some(below) => below?,
+            None => d_result,
+        };
+        let masked = self.dropout_mask(&d_sum, pass);
+        let d_output = match unwind(&self.output, &saved.output, masked.as_ref().unwrap_or(&d_sum), body_or_below) {
+            Some(below) => Some(below?),
+            None => masked,
         };
         let norm = self.input.as_ref().zip(saved.input.as_ref());
         let input = Input { x, norm, workspace };
@@ -144,5 +167,21 @@ impl<T: Real> Residual<T> {
                 Some(dx)
             }
         }
+    }
+
+    fn mask(&self, y: &mut Matrix<T>, pass: &Pass<'_, T>) {
+        if let Some(draw) = pass.draw.filter(|_| self.dropout > 0.0) {
+            dropout::mask(y, self.dropout, draw.dropout(&self.owner));
+        }
+    }
+
+    /// The gradient behind the dropout turned into that before it; none where nothing is dropped.
+    fn dropout_mask(&self, d: &Matrix<T>, pass: &Pass<'_, T>) -> Option<Matrix<T>> {
+        pass.draw.filter(|_| self.dropout > 0.0).map(|_| {
+            let mut masked = pass.workspace.matrix(d.rows(), d.cols());
+            masked.copy_from(d.data());
+            self.mask(&mut masked, pass);
+            masked
+        })
     }
 }

@@ -6,14 +6,15 @@
 //! probabilities again.
 //!
 //! With `s = scale q k^T`, `p = softmax(s)`, `o = p v` and `D = sum(do * o)`: `dv = p^T do`, `ds = p (do v^T - D)`, `dq = scale ds k`, `dk = scale ds^T q`.
-//! A soft cap c bends scores first, `s' = c tanh(s / c)`, and multiplies ds by `1 - (s' / c)^2`.
+//! A soft cap c bends scores first, `s' = c tanh(s / c)`, and multiplies ds by `1 - (s' / c)^2`. Dropout with the mask m makes `o = (p m) v`, `dv = (p m)^T do`,
+//! `ds = p (m (do v^T) - D)`.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Segments;
-use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Workspace, matmul};
+use super::{Segments, dropout};
+use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul};
 
 /// Queries whose scores exist at one time.
 const BLOCK: usize = 64;
@@ -63,6 +64,23 @@ pub struct Layout<'a> {
     pub rule: Rule,
     /// Who sees whom.
     pub segments: &'a Segments,
+    /// What is dropped of the probabilities.
+    pub dropout: Option<Dropout<'a>>,
+}
+
+/// Dropout of attention's probabilities.
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
+    /// Probability that a key is dropped.
+    pub p: f64,
+    /// The random stream of a query head and a block of queries, named by its first: the same in forward and backward.
+    pub stream: &'a (dyn Fn(usize, usize) -> Stream + Sync),
+}
+
+impl Dropout<'_> {
+    fn mask<T: Real>(&self, values: &mut Matrix<T>, head: usize, block: &Block) {
+        dropout::mask(values, self.p, (self.stream)(head, block.queries.start));
+    }
 }
 
 /// `log(sum(exp(s)))` of each head and query, `[heads * tokens]`: what forward saves.
@@ -102,6 +120,9 @@ pub fn forward<T: Real>(
             let rows = block.queries.start - first;
             for i in 0..p.rows() {
                 log_sum[rows + i] = softmax(p.row_mut(i), block.visible(i, layout.rule));
+            }
+            if let Some(dropout) = layout.dropout {
+                dropout.mask(&mut p, head, &block);
             }
             let o = &mut o[rows * dim..];
             let mut offset = 0;
@@ -155,6 +176,7 @@ pub fn backward<T: Real>(
         for (member, dq) in dq.into_iter().enumerate() {
             let head = kv_head * group + member;
             let queries = Queries {
+                head,
                 q: head_rows(q, head, tokens),
                 o: head_rows(o, head, tokens),
                 d_o: head_rows(d_o, head, tokens),
@@ -176,6 +198,7 @@ pub fn backward<T: Real>(
 
 /// One query head: whole columns of its inputs, and its tree's part of `dq`.
 struct Queries<'a, T> {
+    head: usize,
     q: &'a [T],
     o: &'a [T],
     d_o: &'a [T],
@@ -217,6 +240,9 @@ fn backward_head<T: Real>(
             matmul(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE);
             offset += range.len();
         }
+        if let Some(dropout) = layout.dropout {
+            dropout.mask(&mut ds, queries.head, &block);
+        }
         for i in 0..rows {
             let token = block.queries.start + i;
             let row = token * dim..(token + 1) * dim;
@@ -235,6 +261,9 @@ fn backward_head<T: Real>(
                 row[..visible.start].fill(T::ZERO);
                 row[visible.end..].fill(T::ZERO);
             }
+        }
+        if let Some(dropout) = layout.dropout {
+            dropout.mask(&mut p, queries.head, &block);
         }
         let q = MatRef::new(&queries.q[at..], rows, dim);
         let dq = &mut queries.dq[at - first * dim..];
@@ -399,7 +428,7 @@ mod tests {
             let (tokens, keys) = (segments.tokens(), segments.keys());
             let (q, k, v) =
                 (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments };
+            let layout = Layout { heads: 4, kv_heads: 2, rule, segments, dropout: None };
             let inputs = [&q, &k, &v].map(|m| matrix(&workspace, m));
             let (o, _) = forward(&inputs[0], &inputs[1], &inputs[2], layout, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
@@ -432,12 +461,17 @@ mod tests {
     #[test]
     fn backward_is_the_gradient_of_forward() {
         let workspace = Workspace::new(2).unwrap();
-        for (segments, rule) in forests().iter().flat_map(|segments| rules().map(move |rule| (segments, rule))) {
+        let stream = |head, query| Stream::new(3, "dropout", &format!("{head}/{query}"));
+        let dropped = Dropout { p: 0.3, stream: &stream };
+        let forests = forests();
+        let cases = forests.iter().flat_map(|segments| rules().map(move |rule| (segments, rule)));
+        for (index, (segments, rule)) in cases.enumerate() {
+            let dropout = [None, Some(dropped)][index % 2];
             let (tokens, keys) = (segments.tokens(), segments.keys());
             let (q, k, v) =
                 (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
             let d_o = numbers(4 * tokens * DIM, "do");
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments };
+            let layout = Layout { heads: 4, kv_heads: 2, rule, segments, dropout };
             let run = |q: &[f64], k: &[f64], v: &[f64]| {
                 forward(&matrix(&workspace, q), &matrix(&workspace, k), &matrix(&workspace, v), layout, &workspace)
             };
@@ -455,8 +489,8 @@ mod tests {
     fn keys_outside_the_window_weigh_nothing_at_all() {
         let (workspace, segments) = (Workspace::new(1).unwrap(), forest());
         let tokens = segments.tokens();
-        let layout =
-            Layout { heads: 1, kv_heads: 1, rule: Rule { window: Some(4), ..Rule::causal(DIM) }, segments: &segments };
+        let rule = Rule { window: Some(4), ..Rule::causal(DIM) };
+        let layout = Layout { heads: 1, kv_heads: 1, rule, segments: &segments, dropout: None };
         let (q, k, mut v) = (numbers(tokens * DIM, "q"), numbers(tokens * DIM, "k"), numbers(tokens * DIM, "v"));
         let run = |v: &[f64]| {
             forward(&matrix(&workspace, &q), &matrix(&workspace, &k), &matrix(&workspace, v), layout, &workspace).0

@@ -162,7 +162,7 @@ mod tests {
             };
             let (q, k, v) =
                 (matrix(heads * tokens, "q"), matrix(kv_heads * tokens, "k"), matrix(kv_heads * tokens, "v"));
-            let layout = attention::Layout { heads, kv_heads, rule, segments: &segments };
+            let layout = attention::Layout { heads, kv_heads, rule, segments: &segments, dropout: None };
             let (expected, _) = attention::forward(&q, &k, &v, layout, &workspace);
 
             let run = |range: Range<usize>| {

@@ -173,6 +173,9 @@ fn probe(source: &Source) -> Batch {
 fn logits(model: &Decoder<f32>, probe: &Batch, workspace: &Workspace<f32>) -> Vec<f32> {
     let rows: Vec<usize> = (0..probe.tokens.len()).collect();
     let pass = Pass { workspace, draw: None };
+    if model.config().labels.is_some() {
+        return workspace.run(|| model.outputs(probe, &pass).data().to_vec());
+    }
     workspace.run(|| model.logits(probe, &rows, &pass).data().to_vec())
 }
 

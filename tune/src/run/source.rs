@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::{AdapterFolder, Change};
-use crate::model::{Decoder, ModelConfig, StoredAs, load, read_folder_config, resolve};
+use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 
 /// A base model, with or without an adapter.
@@ -41,7 +41,11 @@ impl Source {
         } else {
             return Err(RunError::UnknownFolder { path: folder.to_owned() });
         };
-        let config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
+        let mut config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
+        // a head that was trained has the task's number of outputs, whatever the base folder says
+        if let (Some((_, adapter)), Some(output)) = (&adapter, config.head_sites().pop()) {
+            config.labels = adapter.shape(&output, "weight").and_then(|shape| shape.first().copied()).or(config.labels);
+        }
         Ok(Self { base, config, adapter, dtype })
     }
 
@@ -74,11 +78,23 @@ impl Source {
                 Some((adapter, attachments, chosen))
             }
         };
-        let mut model = load(&self.base, stored_as)?;
+        let head = self.config.labels.map(|labels| WantedHead { labels, seed: 0 });
+        let mut model = load_with_head(&self.base, stored_as, head)?;
         if let Some((adapter, attachments, chosen)) = plan {
             model.attach(&attachments, &chosen, 0, |entry, site, parameters| adapter.fill(entry, site, parameters))?;
         }
         Ok(model)
+    }
+}
+
+/// Refuses a model that predicts no tokens.
+///
+/// # Errors
+/// [`RunError::Encoder`] with what it is asked to do.
+pub fn needs_decoder(config: &ModelConfig, action: &'static str) -> Result<(), RunError> {
+    match config.labels {
+        None => Ok(()),
+        Some(_) => Err(RunError::Encoder { action }),
     }
 }
 

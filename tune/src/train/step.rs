@@ -123,7 +123,7 @@ impl<T: Real> Step<T> {
             model.prepare();
         });
         let tokens = micro_batches.iter().map(|batch| batch.tokens.len()).sum();
-        let labels = micro_batches.iter().map(|batch| batch.labels.len()).sum();
+        let labels = micro_batches.iter().map(|batch| batch.labels.len() + batch.targets.len()).sum();
         Ok(StepReport { loss, gradient_norm, tokens, labels, saved_bytes })
     }
 }

@@ -90,6 +90,7 @@ impl TensorInfo {
 struct UnsupportedTensor {
     dtype: String,
     file: usize,
+    range: Range<usize>,
 }
 
 impl TensorFiles {
@@ -170,7 +171,7 @@ impl TensorFiles {
                 names.push(name.clone());
                 self.tensors.insert(name, TensorInfo { dtype, shape, file, range, strides });
             } else {
-                self.unsupported.insert(name, UnsupportedTensor { dtype: dtype.to_string(), file });
+                self.unsupported.insert(name, UnsupportedTensor { dtype: dtype.to_string(), file, range });
             }
         }
         self.files.push(TensorFile { path: path.to_owned(), tensors: names, metadata, bytes });
@@ -211,6 +212,15 @@ impl TensorFiles {
         self.unsupported.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype.as_str()))
     }
 
+    /// A single truth value; none if there is no such tensor, or it is something else.
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        let tensor = self.unsupported.get(name).filter(|tensor| tensor.dtype == "BOOL")?;
+        match self.files[tensor.file].bytes[tensor.range.clone()] {
+            [value] => Some(value != 0),
+            _ => None,
+        }
+    }
+
     /// What is known of a tensor; `None` if there is none of this name and a supported type.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name)
@@ -219,7 +229,7 @@ impl TensorFiles {
     /// As [`TensorFiles::get`], with an error that says why there is none: [`WeightsError::UnknownTensor`] or [`WeightsError::UnsupportedDtype`].
     pub fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
         self.tensors.get(name).ok_or_else(|| match self.unsupported.get(name) {
-            Some(UnsupportedTensor { dtype, file }) => WeightsError::UnsupportedDtype {
+            Some(UnsupportedTensor { dtype, file, .. }) => WeightsError::UnsupportedDtype {
                 path: self.files[*file].path.clone(),
                 tensor: name.to_owned(),
                 dtype: dtype.clone(),

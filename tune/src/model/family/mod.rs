@@ -8,6 +8,7 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod roberta;
 mod shared;
 
 use serde_json::{Map, Value};
@@ -31,6 +32,7 @@ pub const fn families() -> &'static [Family] {
         Family { model_type: "qwen3", read: qwen3::read },
         Family { model_type: "gemma2", read: gemma2::read },
         Family { model_type: "gemma3_text", read: gemma3::read },
+        Family { model_type: "roberta", read: roberta::read },
     ]
 }
 

@@ -5,14 +5,14 @@ use half::f16;
 use serde_json::{Value, json};
 
 use crate::config::Section;
-use crate::model::{LayerKind, ModelConfig, Names, Place, Role};
+use crate::model::{Dropouts, HeadNames, LayerKind, ModelConfig, Names, Place, Role};
 use crate::ops::Activation;
 use crate::ops::attention::Rule;
 use crate::ops::rope::{Rope, Scaling};
 use crate::weights::round_to_bf16;
 
 /// Far above any model there is, and small enough that a product of three such sizes stays inside 64 bits.
-const LARGEST: usize = 1 << 20;
+pub const LARGEST: usize = 1 << 20;
 
 /// The modules of LLaMA, which its relatives kept.
 pub const NAMES: Names = Names {
@@ -27,9 +27,13 @@ pub const NAMES: Names = Names {
         (Role::Down, "mlp.down_proj"),
     ],
     norms: &[(Place::AttentionInput, "input_layernorm"), (Place::MlpInput, "post_attention_layernorm")],
-    norm: "model.norm",
+    norm: Some("model.norm"),
     embedding: "model.embed_tokens",
-    head: "lm_head",
+    added: None,
+    embedding_norm: None,
+    head: HeadNames::Vocabulary("lm_head"),
+    root: None,
+    unused: &[],
 };
 
 /// Reads the keys that every decoder here shares; the rotary embedding is the one of all layers, and what a family has beyond LLaMA without biases is left
@@ -67,10 +71,15 @@ pub fn read(section: &mut Section, family: &'static str, tied_by_default: bool) 
         layer_kinds: Vec::new(),
         vocab_size: section.usize("vocab_size").at_least(1).at_most(LARGEST).required(),
         embedding_scale: 1.0,
+        added: None,
         norm_eps: section.f64("rms_norm_eps").positive().or(1e-6),
         norm_offset: 0.0,
+        norm_bias: false,
         logit_softcap: None,
         tied: section.bool("tie_word_embeddings").or(tied_by_default),
+        labels: None,
+        dropouts: Dropouts::default(),
+        initializer_range: section.f64("initializer_range").positive().or(0.02),
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,

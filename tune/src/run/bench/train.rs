@@ -217,7 +217,11 @@ fn attachment(bench: &TrainBench, shape: &Shape, config: &ModelConfig) -> Result
     if bench.adapter == "none" {
         let own = methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
         let method = read(own, Map::new()).map_err(RunError::Config)?;
-        let norm = config.modules().into_iter().find(|module| module.kind == Kind::Norm).expect("a layer with a norm");
+        let norm = config
+            .modules()
+            .into_iter()
+            .find(|module| matches!(module.kind, Kind::Norm { .. }))
+            .expect("a layer with a norm");
         let selection = Selection { sites: sites(&[&norm.name]), layers: Layers::only([0]) };
         return Ok(Attachment { method, selection });
     }
