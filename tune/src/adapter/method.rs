@@ -123,8 +123,11 @@ pub struct MethodInfo {
     example: fn() -> Method,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
-    of_factors: fn(usize, &[(String, usize)]) -> Option<Method>,
+    of_factors: OfFactors,
 }
+
+/// See [`Settings::of_factors`].
+type OfFactors = fn(usize, &[(String, usize)]) -> Option<Method>;
 
 impl MethodInfo {
     /// Whether it trains modules' own parameters instead of attaching something.
