@@ -17,7 +17,7 @@ pub enum Head<T: Real> {
     /// Logits over the vocabulary; none where the embedding is the output matrix.
     Vocabulary(Option<Table<T>>),
     /// Outputs for a whole sequence.
-    Classes(Classifier<T>),
+    Classes(Box<Classifier<T>>),
 }
 
 /// Outputs for a whole sequence, from its first token.
