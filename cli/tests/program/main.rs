@@ -7,6 +7,7 @@ mod broken_config;
 mod broken_files;
 mod circuit;
 mod demo;
+mod encoder;
 mod fixture;
 mod generate;
 mod methods;

@@ -74,7 +74,7 @@ impl Site {
 /// Which sites, as PEFT's `target_modules` says it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sites {
-    /// A site whose whole name, or whose name's ending after a dot, is in the list.
+    /// A site whose whole name, or whose name's ending after a dot, is in the list; a linear of a head also by its parent's name.
     Names(Vec<String>),
     /// A site whose whole name matches the regular expression.
     Pattern(String),
@@ -281,7 +281,11 @@ impl Selection {
 }
 
 fn named(site: &Site, name: &str) -> bool {
-    site.name == name || site.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+    // the linears of a head are chosen by their parent, too, as PEFT names what is saved whole
+    let head = site.layer.is_none() && matches!(site.kind, Kind::Linear { .. });
+    site.name == name
+        || site.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+        || (head && site.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 #[cfg(test)]
