@@ -51,6 +51,8 @@ pub trait Real:
     fn ln(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
     /// The larger of two numbers.
@@ -87,6 +89,9 @@ macro_rules! real {
             }
             fn sqrt(self) -> Self {
                 $type::sqrt(self)
+            }
+            fn tanh(self) -> Self {
+                $type::tanh(self)
             }
             fn abs(self) -> Self {
                 $type::abs(self)

@@ -6,6 +6,7 @@ mod bench;
 mod circuit;
 mod demo;
 mod eval;
+mod export;
 mod generate;
 mod import;
 mod info;
@@ -47,6 +48,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Merge an adapter into its base model
     Merge(merge::Arguments),
+    /// An adapter's change of weights as a LoRA adapter that PEFT reads
+    Export(export::Arguments),
     /// An adapter from a checkpoint of the paper's authors
     Import(import::Arguments),
     /// Sites, axes, gates, parameters, operations and memory of a configuration
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => score::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Import(arguments) => import::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Init(arguments) => init::run(arguments),

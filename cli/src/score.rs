@@ -1,10 +1,11 @@
-//! `quanta score`: log-probability of every token of a text, mean loss, perplexity.
+//! `quanta score`: log-probability of every token of a text, mean loss, perplexity; the outputs of an encoder's head.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use quanta_tune::run::{ScoreInput, ScoreReport, score};
+use quanta_tune::eval::Score;
+use quanta_tune::run::{Finding, ScoreInput, ScoreReport, score};
 use serde_json::{Value, json};
 
 use crate::train::{Dtype, DtypeArgument};
@@ -54,31 +55,48 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let dtype = arguments.dtype.map(Dtype::from);
     let report = score(&arguments.folder, arguments.base.as_deref(), &input, dtype, arguments.threads)?;
-    if arguments.json { print_json(&report) } else { print_table(&report) }
+    match &report.finding {
+        Finding::Tokens(score) if arguments.json => print_json(&report, score),
+        Finding::Tokens(score) => print_table(&report, score),
+        Finding::Outputs(outputs) => print_outputs(&report, outputs, arguments.json),
+    }
 }
 
-fn print_json(report: &ScoreReport) -> Result<()> {
-    let scored = report.score.log_probabilities.iter().map(|&p| json!(p));
+/// What a head over whole sequences gives: a line of JSON, or a number a line.
+fn print_outputs(report: &ScoreReport, outputs: &[f64], json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", json!({ "tokens": report.tokens, "logits": outputs }))?;
+        return Ok(());
+    }
+    for (index, output) in outputs.iter().enumerate() {
+        writeln!(out, "{index:>8}  {output:>12.6}")?;
+    }
+    Ok(())
+}
+
+fn print_json(report: &ScoreReport, score: &Score) -> Result<()> {
+    let scored = score.log_probabilities.iter().map(|&p| json!(p));
     let log_probabilities: Vec<Value> = std::iter::once(Value::Null).chain(scored).collect();
     let line = json!({
         "tokens": report.tokens,
         "token_logprobs": log_probabilities,
-        "mean_loss": report.score.mean_loss(),
-        "perplexity": report.score.perplexity(),
+        "mean_loss": score.mean_loss(),
+        "perplexity": score.perplexity(),
     });
     writeln!(std::io::stdout().lock(), "{line}")?;
     Ok(())
 }
 
-fn print_table(report: &ScoreReport) -> Result<()> {
+fn print_table(report: &ScoreReport, score: &Score) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = |index: usize| report.texts.as_ref().map_or(String::new(), |texts| format!("{:?}", texts[index]));
     writeln!(out, "{:>8}  {:>12}  text", "token", "log-prob")?;
     for (index, token) in report.tokens.iter().enumerate() {
-        let scored = index.checked_sub(1).map(|before| format!("{:.6}", report.score.log_probabilities[before]));
+        let scored = index.checked_sub(1).map(|before| format!("{:.6}", score.log_probabilities[before]));
         writeln!(out, "{token:>8}  {:>12}  {}", scored.unwrap_or("-".into()), text(index))?;
     }
-    if let (Some(loss), Some(perplexity)) = (report.score.mean_loss(), report.score.perplexity()) {
+    if let (Some(loss), Some(perplexity)) = (score.mean_loss(), score.perplexity()) {
         writeln!(out, "mean loss {loss:.6}, perplexity {perplexity:.4}")?;
     }
     Ok(())

@@ -98,13 +98,13 @@ fn every_unhandled_attribute_is_named_at_once() {
     ];
     assert_says(&message, &keys);
     assert_says(&message, &["6 problems to mend"]);
-    let message = refusal(&with_config(qwen2_config(), json!({ "use_sliding_window": true, "attention_bias": true })));
+    let message = refusal(&with_config(qwen2_config(), json!({ "use_sliding_window": "yes", "attention_bias": true })));
     assert_says(&message, &["2 problems", "use_sliding_window", "attention_bias"]);
     let message =
         refusal(&with_config(qwen2_config(), json!({ "layer_types": ["full_attention", "sliding_attention"] })));
-    assert_says(&message, &["layer_types", "full_attention"]);
+    assert_says(&message, &["layer_types", "use_sliding_window"]);
     let message = refusal(&with_config(llama_config(), json!({ "model_type": "mamba" })));
-    assert_says(&message, &["model_type", "mamba", "llama, qwen2"]);
+    assert_says(&message, &["model_type", "mamba", "llama, mistral, qwen2"]);
 }
 
 #[test]

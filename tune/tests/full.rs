@@ -14,8 +14,8 @@ use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
 use support::forest::Forest;
 use support::{
-    assert_close, assert_same_bits, attach, attachment, bits, differences, llama_config, logits, loss_and_gradients,
-    method, qwen2_config, random_folder,
+    assert_close, assert_same_bits, attach, attachment, bits, decoder_configs, differences, gemma2_config,
+    gemma3_config, llama_config, logits, loss_and_gradients, method, qwen2_config, random_folder,
 };
 
 const DRAW: Draw = Draw { seed: 2, step: 3, micro_batch: 0 };
@@ -83,6 +83,18 @@ fn check_gradients(config: &Value, entries: &[Attachment]) {
 fn gradients_of_everything_are_central_differences() {
     check_gradients(&llama_config(), &[everything()]);
     check_gradients(&qwen2_config(), &[everything()]);
+    check_gradients(&gemma2_config(), &[everything()]);
+    check_gradients(&gemma3_config(), &[everything()]);
+}
+
+#[test]
+fn gradients_of_norms_alone_are_central_differences() {
+    for name in
+        ["q_norm", "k_norm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    {
+        check_gradients(&gemma3_config(), &[full(&[name], Some(&[1]))]);
+        check_gradients(&gemma3_config(), &[full(&[name], Some(&[1, 2])), lora(&["v_proj"], Some(&[1]))]);
+    }
 }
 
 #[test]
@@ -99,7 +111,7 @@ fn gradients_beside_adapters_are_central_differences() {
 
 #[test]
 fn everything_is_every_parameter_of_the_model() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in decoder_configs() {
         let model = model::<f64>(&config, &[everything()]);
         let count: usize = model.trained().iter().map(|trained| trained.trainable()).sum();
         assert_eq!(count, model.config().parameters());
@@ -165,8 +177,9 @@ fn what_was_trained_is_saved_read_back_and_merged() {
             let mut again: Decoder<f32> = load(base.path(), StoredAs::File).unwrap();
             again.attach(&entries, &chosen, 0, |entry, site, p| saved.fill(entry, site, p)).unwrap();
             assert_eq!(all_bits(&again), all_bits(&trained));
+            let change = support::saved_change(&trained, &entries);
             std::fs::create_dir(out.path().join("merged")).unwrap();
-            merge_into(base.path(), &trained, Some(Dtype::F32), &out.path().join("merged")).unwrap();
+            merge_into(base.path(), &[(1.0, change)], Some(Dtype::F32), &out.path().join("merged")).unwrap();
             let merged: Decoder<f32> = load(&out.path().join("merged"), StoredAs::File).unwrap();
             let workspace = Workspace::new(1).unwrap();
             let [a, b] = [&merged, &trained].map(|model| logits(model, &batch, &workspace));

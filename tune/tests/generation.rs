@@ -14,7 +14,8 @@ use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
 use support::forest::Forest;
 use support::{
-    assert_close, assert_same_bits, attach, attachment, llama_config, logits, method, perturb, qwen2_config,
+    assert_close, assert_same_bits, attach, attachment, decoder_configs, llama_config, logits, method, mistral_config,
+    perturb, qwen2_config,
 };
 
 /// A random model with both methods attached and moved away from their start.
@@ -51,7 +52,7 @@ fn path(batch: &Batch, segment: usize) -> Vec<u32> {
 
 #[test]
 fn kept_keys_and_values_give_the_logits_of_the_whole_sequence() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in decoder_configs() {
         let (model, workspace) = (model::<f64>(&config), Workspace::new(2).unwrap());
         let (pass, vocabulary) = (Pass { workspace: &workspace, draw: None }, model.config().vocab_size);
         let batch = Forest::new(vocabulary as u32).batch();
@@ -129,7 +130,7 @@ fn sampled() -> Sampling {
 
 #[test]
 fn batches_with_shared_beginnings_say_what_each_prompt_says_alone() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in [llama_config(), qwen2_config(), mistral_config()] {
         let (model, workspace) = (model::<f64>(&config), Workspace::new(2).unwrap());
         let prompts = prompts(model.config().vocab_size);
         for sampling in [Sampling::default(), sampled()] {

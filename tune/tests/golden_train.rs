@@ -2,20 +2,21 @@
 //!
 //! Reads every folder below `train/` of `QUANTA_GOLDEN`, or of `testdata/golden`; the format is described in `testdata/README.md`.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
-use quanta_tune::adapter::{Layers, Method, Pass, Quanta, Selection, Sites};
+use quanta_tune::adapter::{Layers, Method, Quanta, Selection, Sites};
 use quanta_tune::model::{Attachment, Decoder, StoredAs, load};
 use quanta_tune::ops::Batch;
-use quanta_tune::ops::loss::Label;
 use quanta_tune::tensor::Workspace;
 use quanta_tune::train::{AdamW, AdamWSettings, Schedule, Shape, Step, StepSettings};
 use quanta_tune::weights::TensorFiles;
 use serde_json::Value;
+use support::golden::{Tokens, given_golden, logits, own_golden};
 
 fn golden() -> PathBuf {
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/golden");
-    std::env::var_os("QUANTA_GOLDEN").map_or_else(|| PathBuf::from(own), PathBuf::from)
+    given_golden().unwrap_or_else(own_golden)
 }
 
 /// Relative error as everywhere in this project: max|a - b| / max|b|.
@@ -35,48 +36,6 @@ fn close(name: &str, got: &[f64], expected: &[f64]) {
         expected[worst],
         error / scale
     );
-}
-
-/// The integer tensors `input_ids` and `labels`, which hold `[step, micro-batch, batch, time]`.
-struct Tokens {
-    shape: Vec<usize>,
-    ids: Vec<i64>,
-    labels: Vec<i64>,
-}
-
-impl Tokens {
-    fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let read = |name: &str| -> Vec<i64> {
-            let data = file.tensor(name).unwrap();
-            data.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
-        };
-        Self {
-            shape: file.tensor("input_ids").unwrap().shape().to_vec(),
-            ids: read("input_ids"),
-            labels: read("labels"),
-        }
-    }
-
-    /// One micro-batch as packed roots; labels are those of the next token.
-    fn batch(&self, step: usize, micro_batch: usize) -> Batch {
-        let [_, micro_batches, rows, time] = self.shape[..] else { panic!("four axes") };
-        let start = (step * micro_batches + micro_batch) * rows * time;
-        let ids: Vec<u32> = self.ids[start..start + rows * time].iter().map(|&id| id as u32).collect();
-        let labels = &self.labels[start..start + rows * time];
-        let labels = (0..rows * time)
-            .filter(|at| at % time > 0 && labels[*at] >= 0)
-            .map(|at| Label { row: at - 1, target: labels[at] as u32, weight: 1.0 })
-            .collect();
-        Batch::packed(&ids.chunks(time).collect::<Vec<_>>(), labels)
-    }
-}
-
-fn logits(model: &Decoder<f64>, batch: &Batch, workspace: &Workspace<f64>) -> Vec<f64> {
-    let rows: Vec<usize> = (0..batch.tokens.len()).collect();
-    let pass = Pass { workspace, draw: None };
-    workspace.run(|| model.logits(batch, &rows, &pass).data().to_vec())
 }
 
 fn check(folder: &Path, recompute: bool) {

@@ -6,8 +6,10 @@
 mod support;
 
 use half::bf16;
-use quanta_tune::adapter::{Adapter, Draw, Method, Pass, Site, methods};
-use quanta_tune::model::Linear;
+use quanta_tune::adapter::{
+    Adapter, Draw, Gradients, Method, Parameters, Pass, Place, Saved, Site, Target, lay_out, methods,
+};
+use quanta_tune::model::{InputGradient, Linear};
 use quanta_tune::ops::{Storage, Weight};
 use quanta_tune::tensor::{Matrix, Real, Stream, Workspace};
 use support::methods::{ROWS, Row, Start};
@@ -19,19 +21,29 @@ const SHAPES: [[usize; 2]; 6] = [[24, 24], [6, 24], [24, 6], [23, 22], [12, 17],
 const SEED: u64 = 3;
 const TOKENS: usize = 9;
 
-/// Calls `check` with every row and every shape that the row fits.
-fn for_each(mut check: impl FnMut(&Row, [usize; 2])) {
+/// Calls `check` with every row and every site that the row fits: of every shape, and before and behind the residual stream where that makes a difference.
+fn for_each(mut check: impl FnMut(&Row, &Site)) {
     for row in ROWS {
-        SHAPES.into_iter().filter(|&shape| fits(row, shape)).for_each(|shape| check(row, shape));
+        for shape in SHAPES {
+            let sites = [site(shape), Site::linear("model.layers.0.self_attn.o_proj", 0, shape[0], shape[1])];
+            let places = sites.each_ref().map(|site| place(row, site));
+            let count = if places[0] == places[1] { 1 } else { 2 };
+            sites[..count].iter().filter(|site| fits(row, site)).for_each(|site| check(row, site));
+        }
     }
 }
 
-fn fits(row: &Row, shape: [usize; 2]) -> bool {
-    row.method().problems(&site(shape)).is_empty()
+fn fits(row: &Row, site: &Site) -> bool {
+    row.method().problems(site).is_empty()
 }
 
-fn label(row: &Row, [d_out, d_in]: [usize; 2]) -> String {
-    format!("{} on [{d_out}, {d_in}]", row.label())
+fn place(row: &Row, site: &Site) -> Option<Place> {
+    let base = base::<f32>(site, false);
+    fits(row, site).then(|| row.method().attach(site, &base, SEED, 0).unwrap().place())
+}
+
+fn label(row: &Row, site: &Site) -> String {
+    format!("{} on {} [{}, {}]", row.label(), site.module(), site.d_out, site.d_in)
 }
 
 fn site([d_out, d_in]: [usize; 2]) -> Site {
@@ -39,26 +51,33 @@ fn site([d_out, d_in]: [usize; 2]) -> Site {
 }
 
 /// A base weight with rows of about unit norm, stored in the compute type or as bf16.
-fn base<T: Real>([d_out, d_in]: [usize; 2], stored_bf16: bool) -> Weight<T> {
-    let values: Vec<f64> =
-        numbers::<f64>(d_out * d_in, "base").into_iter().map(|value| value / (d_in as f64).sqrt()).collect();
+fn base<T: Real>(site: &Site, stored_bf16: bool) -> Weight<T> {
+    let values: Vec<f64> = numbers::<f64>(site.d_out * site.d_in, "base")
+        .into_iter()
+        .map(|value| value / (site.d_in as f64).sqrt())
+        .collect();
     let storage = match stored_bf16 {
         true => Storage::Bf16(values.into_iter().map(bf16::from_f64).collect()),
         false => Storage::Dense(values.into_iter().map(T::from_f64).collect()),
     };
-    Weight::new(storage, d_out, d_in)
+    Weight::new(storage, site.d_out, site.d_in)
 }
 
-/// A linear with the methods attached, moved from their start by `size` times standard normal numbers.
-fn adapted<T: Real>(methods: &[Method], shape: [usize; 2], stored_bf16: bool, size: f64) -> Linear<T> {
-    let base = base(shape, stored_bf16);
-    let mut linear = Linear::new(site(shape), base.clone(), None);
+/// A linear with a bias and the methods attached, moved from their start by `size` times standard normal numbers.
+fn adapted<T: Real>(methods: &[Method], site: &Site, stored_bf16: bool, size: f64) -> Linear<T> {
+    let base = base(site, stored_bf16);
+    let mut linear = bare(site, stored_bf16);
     for (slot, method) in methods.iter().enumerate() {
-        linear.attach(method.attach(&site(shape), &base, SEED, slot).unwrap(), slot, slot);
+        linear.attach(method.attach(site, &base, SEED, slot).unwrap(), slot, slot);
         move_parameters(linear.attached_mut()[slot].adapter.as_mut(), size, &format!("move {slot}"));
     }
     linear.fold();
+    linear.prepare();
     linear
+}
+
+fn bare<T: Real>(site: &Site, stored_bf16: bool) -> Linear<T> {
+    Linear::new(site.clone(), base(site, stored_bf16), Some(numbers(site.d_out, "bias")))
 }
 
 fn move_parameters<T: Real>(adapter: &mut dyn Adapter<T>, size: f64, name: &str) {
@@ -68,17 +87,13 @@ fn move_parameters<T: Real>(adapter: &mut dyn Adapter<T>, size: f64, name: &str)
     }
 }
 
-fn inputs<T: Real>(shape: [usize; 2], workspace: &Workspace<T>) -> Matrix<T> {
-    matrix(TOKENS, shape[1], "x", workspace)
+fn inputs<T: Real>(site: &Site, workspace: &Workspace<T>) -> Matrix<T> {
+    matrix(TOKENS, site.d_in, "x", workspace)
 }
 
-/// `W x + sum_i delta_i(x)`, W the working weight.
-fn output<T: Real>(linear: &Linear<T>, x: &Matrix<T>, workspace: &Workspace<T>) -> Vec<T> {
-    let mut y = linear.weight().forward(x, workspace);
-    for attached in linear.attached() {
-        attached.adapter.forward(x, &mut y, &Pass { workspace, draw: None });
-    }
-    y.data().to_vec()
+/// What the site gives for `x`.
+fn output<T: Real>(linear: &Linear<T>, x: &Matrix<T>, draw: Option<Draw>, workspace: &Workspace<T>) -> Vec<T> {
+    linear.forward(x, &Pass { workspace, draw }).0.data().to_vec()
 }
 
 /// Tolerance of identities that hold exactly in real numbers: SPEC's 1e-5 in f32; 1e-12 in f64. A bf16 weight that takes a fold is rounded by 2^-9 of
@@ -93,194 +108,248 @@ fn rounding<T: Real>(bf16_fold: bool) -> f64 {
 
 #[test]
 fn every_method_has_a_row() {
-    // what unfreezes is judged in full.rs: it has no adapter
-    for method in methods().iter().filter(|method| !method.unfreezes) {
+    // what unfreezes is judged in full.rs, what attention is given in prefix.rs: they have no adapter at a linear
+    for method in methods().iter().filter(|method| method.target == Target::Linears) {
         assert!(ROWS.iter().any(|row| row.name == method.name), "add a row for {}", method.name);
     }
     for row in ROWS {
-        let fitting = SHAPES.iter().filter(|&&shape| fits(row, shape)).count();
-        assert!(fitting >= 5 && fits(row, [24, 24]), "{} is judged on {fitting} shapes only", row.label());
+        let fitting = SHAPES.iter().filter(|&&shape| fits(row, &site(shape))).count();
+        assert!(fitting >= 4 && fits(row, &site([24, 24])), "{} is judged on {fitting} shapes only", row.label());
     }
 }
 
 #[test]
 fn the_start_is_the_base_layer() {
-    fn check<T: Real>(row: &Row, shape: [usize; 2], stored_bf16: bool) {
+    fn check<T: Real>(row: &Row, site: &Site, stored_bf16: bool) {
         let workspace = Workspace::<T>::new(1).unwrap();
-        let x = inputs(shape, &workspace);
-        let label = format!("{} {} bf16 {stored_bf16}", label(row, shape), T::NAME);
-        let expected = output(&Linear::new(site(shape), base(shape, stored_bf16), None), &x, &workspace);
-        let got = output(&adapted(&[row.method()], shape, stored_bf16, 0.0), &x, &workspace);
+        let x = inputs(site, &workspace);
+        let label = format!("{} {} bf16 {stored_bf16}", label(row, site), T::NAME);
+        let expected = output(&bare(site, stored_bf16), &x, None, &workspace);
+        let got = output(&adapted(&[row.method()], site, stored_bf16, 0.0), &x, None, &workspace);
         match row.start {
             Start::Exact => assert_same_bits(&label, &got, &expected),
             Start::Rounded => assert_close(&label, &got, &expected, rounding::<T>(stored_bf16)),
+            Start::Elsewhere => assert!(bits(&got) != bits(&expected), "{label}: the start is the base after all"),
         }
     }
-    for_each(|row, shape| {
+    for_each(|row, site| {
         for stored_bf16 in [false, true] {
-            check::<f32>(row, shape, stored_bf16);
-            check::<f64>(row, shape, stored_bf16);
+            check::<f32>(row, site, stored_bf16);
+            check::<f64>(row, site, stored_bf16);
         }
     });
 }
 
 #[test]
-fn forward_equals_merged() {
-    fn check<T: Real>(row: &Row, shape: [usize; 2]) {
+fn forward_equals_merged_or_the_method_says_that_it_cannot_be_merged() {
+    fn check<T: Real>(row: &Row, site: &Site) {
         let workspace = Workspace::<T>::new(1).unwrap();
-        let x = inputs(shape, &workspace);
-        let linear = adapted::<T>(&[row.method()], shape, false, 0.3);
-        let base = base::<T>(shape, false);
-        let merged = base.plus(&linear.attached()[0].adapter.update()).forward(&x, &workspace);
-        let label = format!("{} {}", label(row, shape), T::NAME);
-        let got = output(&linear, &x, &workspace);
-        assert_close(&label, &got, merged.data(), rounding::<T>(false));
+        let x = inputs(site, &workspace);
+        let linear = adapted::<T>(&[row.method()], site, false, 0.3);
+        let base = base::<T>(site, false);
+        let label = format!("{} {}", label(row, site), T::NAME);
+        let got = output(&linear, &x, None, &workspace);
         // the parameters were moved, so an update that is forgotten on both sides shows
-        let unchanged = base.forward(&x, &workspace);
-        assert!(bits(&got) != bits(unchanged.data()), "{label}: nothing happens");
+        let unchanged = output(&bare(site, false), &x, None, &workspace);
+        assert!(bits(&got) != bits(&unchanged), "{label}: nothing happens");
+        let merged = linear.merged(base.to_f64());
+        assert_eq!(merged.is_some(), row.method().mergeable(), "{label}: mergeable");
+        let Some(merged) = merged else { return };
+        let merged = Weight::new(Storage::Dense(merged.into_iter().map(T::from_f64).collect()), site.d_out, site.d_in);
+        let merged = Linear::new(site.clone(), merged, Some(numbers(site.d_out, "bias")));
+        assert_close(&label, &got, &output(&merged, &x, None, &workspace), rounding::<T>(false));
     }
-    for_each(|row, shape| {
-        check::<f32>(row, shape);
-        check::<f64>(row, shape);
+    for_each(|row, site| {
+        check::<f32>(row, site);
+        check::<f64>(row, site);
     });
 }
 
-/// `sum(dy * y)` of an adapter alone, or its gradients.
+/// `sum(dy * y)` of a site, or its gradients.
 struct Slope {
-    adapter: Box<dyn Adapter<f64>>,
+    linear: Linear<f64>,
     dy: Vec<f64>,
-    shape: [usize; 2],
     draw: Option<Draw>,
     workspace: Workspace<f64>,
 }
 
 impl Slope {
-    fn new(row: &Row, shape: [usize; 2], draw: Option<Draw>) -> Self {
-        let mut adapter = row.method().attach(&site(shape), &base(shape, false), SEED, 0).unwrap();
-        move_parameters(adapter.as_mut(), 0.3, "move");
-        Self { adapter, dy: numbers(TOKENS * shape[0], "dy"), shape, draw, workspace: Workspace::new(1).unwrap() }
+    fn new(methods: &[Method], site: &Site, draw: Option<Draw>) -> Self {
+        let linear = adapted(methods, site, false, 0.3);
+        Self { linear, dy: numbers(TOKENS * site.d_out, "dy"), draw, workspace: Workspace::new(1).unwrap() }
+    }
+
+    fn input(&self, x: &[f64]) -> Matrix<f64> {
+        let mut input = self.workspace.matrix(TOKENS, x.len() / TOKENS);
+        input.copy_from(x);
+        input
     }
 
     fn value(&self, x: &[f64]) -> f64 {
-        let mut input = self.workspace.matrix(TOKENS, self.shape[1]);
-        input.copy_from(x);
-        let mut y = self.workspace.zeros(TOKENS, self.shape[0]);
-        self.adapter.forward(&input, &mut y, &Pass { workspace: &self.workspace, draw: self.draw });
-        y.data().iter().zip(&self.dy).map(|(a, b)| a * b).sum()
+        let y = output(&self.linear, &self.input(x), self.draw, &self.workspace);
+        y.iter().zip(&self.dy).map(|(a, b)| a * b).sum()
+    }
+
+    fn parameters(&self) -> Vec<f64> {
+        self.linear.attached().iter().flat_map(|a| a.adapter.parameters().trainable().to_vec()).collect()
+    }
+
+    /// Replaces all trainable parameters; what follows from them, the row lengths, stays: it is a constant of backward.
+    fn set(&mut self, mut values: &[f64]) {
+        for attached in self.linear.attached_mut() {
+            let own = attached.adapter.parameters_mut().trainable_mut();
+            own.copy_from_slice(&values[..own.len()]);
+            values = &values[own.len()..];
+        }
+    }
+
+    fn gradients(&self) -> Gradients<f64> {
+        let lengths = self.linear.attached().iter().map(|a| a.adapter.parameters().trainable().len());
+        Gradients::zeros(&lengths.collect::<Vec<_>>())
+    }
+
+    /// Adds to the gradients of the parameters, and puts the input's where it is wanted.
+    fn run(&self, x: &[f64], dx: InputGradient<'_, f64>, gradients: &mut Gradients<f64>) {
+        let pass = Pass { workspace: &self.workspace, draw: self.draw };
+        let (input, mut dy) = (self.input(x), self.workspace.matrix(TOKENS, self.dy.len() / TOKENS));
+        dy.copy_from(&self.dy);
+        let (_, saved) = self.linear.forward(&input, &pass);
+        self.linear.backward(Some(&input), &dy, saved, dx, gradients, &pass);
     }
 
     /// `(dx, parameter gradient)`; without `wanted` no `dx` is asked for.
-    fn gradients(&self, x: &[f64], wanted: bool) -> (Vec<f64>, Vec<f64>) {
-        let (workspace, [d_out, d_in]) = (&self.workspace, self.shape);
-        let pass = Pass { workspace, draw: self.draw };
-        let (mut input, mut dy) = (workspace.matrix(TOKENS, d_in), workspace.matrix(TOKENS, d_out));
-        input.copy_from(x);
-        dy.copy_from(&self.dy);
-        let mut y = workspace.zeros(TOKENS, d_out);
-        let saved = self.adapter.forward(&input, &mut y, &pass);
-        let mut dx = workspace.zeros(TOKENS, d_in);
-        let mut gradient = vec![0.0; self.adapter.parameters().trainable().len()];
-        self.adapter.backward(&input, &dy, saved, wanted.then_some(&mut dx), &mut gradient, &pass);
-        (dx.data().to_vec(), gradient)
+    fn both(&self, x: &[f64], wanted: bool) -> (Vec<f64>, Vec<f64>) {
+        let (mut dx, mut gradients) = (self.workspace.zeros(TOKENS, x.len() / TOKENS), self.gradients());
+        self.run(x, if wanted { InputGradient::Write(&mut dx) } else { InputGradient::None }, &mut gradients);
+        (dx.data().to_vec(), flat(&gradients))
     }
+
+    /// Compares all gradients with central differences.
+    fn judge(&mut self, label: &str) {
+        let x = numbers::<f64>(TOKENS * self.linear.site().d_in, "x");
+        let (dx, gradient) = self.both(&x, true);
+        let all: Vec<usize> = (0..x.len()).collect();
+        assert_close(&format!("{label}: dx"), &dx, &differences(&x, &all, |x| self.value(x)), 1e-9);
+        let start = self.parameters();
+        let all: Vec<usize> = (0..start.len()).collect();
+        let expected = differences(&start, &all, |values| {
+            self.set(values);
+            self.value(&x)
+        });
+        assert_close(&format!("{label}: parameters"), &gradient, &expected, 1e-9);
+    }
+}
+
+fn flat(gradients: &Gradients<f64>) -> Vec<f64> {
+    (0..gradients.slots()).flat_map(|slot| gradients.slot(slot).to_vec()).collect()
 }
 
 const DRAW: Draw = Draw { seed: 8, step: 4, micro_batch: 1 };
 
 #[test]
 fn gradients_are_central_differences() {
-    for_each(|row, shape| {
+    for_each(|row, site| {
         for draw in [None, Some(DRAW)] {
-            let label = format!("{} training {}", label(row, shape), draw.is_some());
-            let mut slope = Slope::new(row, shape, draw);
-            let x = numbers::<f64>(TOKENS * shape[1], "x");
-            let (dx, gradient) = slope.gradients(&x, true);
-            let all: Vec<usize> = (0..x.len()).collect();
-            assert_close(&format!("{label}: dx"), &dx, &differences(&x, &all, |x| slope.value(x)), 1e-9);
-            let start = slope.adapter.parameters().trainable().to_vec();
-            let all: Vec<usize> = (0..start.len()).collect();
-            let expected = differences(&start, &all, |values| {
-                slope.adapter.parameters_mut().trainable_mut().copy_from_slice(values);
-                slope.value(&x)
-            });
-            assert_close(&format!("{label}: parameters"), &gradient, &expected, 1e-9);
+            let label = format!("{} training {}", label(row, site), draw.is_some());
+            Slope::new(&[row.method()], site, draw).judge(&label);
         }
     });
 }
 
 #[test]
+fn gradients_of_stacks_are_central_differences() {
+    // each row with the next three that can share a site with it: every place meets every other
+    let site = Site::linear("model.layers.0.self_attn.o_proj", 0, 24, 24);
+    let mut rows: Vec<&Row> = ROWS.iter().collect();
+    rows.dedup_by_key(|row| row.name);
+    let methods: Vec<Method> = rows.iter().map(|row| row.method()).collect();
+    for (index, first) in methods.iter().enumerate() {
+        let stack: Vec<Method> = [index + 1, index + 3]
+            .map(|next| methods[next % methods.len()].clone())
+            .into_iter()
+            .filter(|next| !(first.has_magnitude() && next.has_magnitude()))
+            .chain([first.clone()])
+            .collect();
+        let magnitudes = stack.iter().filter(|method| method.has_magnitude()).count();
+        let stack = if magnitudes > 1 { stack[1..].to_vec() } else { stack };
+        let label = stack.iter().map(Method::name).collect::<Vec<_>>().join(" and ");
+        Slope::new(&stack, &site, Some(DRAW)).judge(&label);
+    }
+}
+
+#[test]
 fn dropout_draws_a_new_mask_for_every_step_and_none_when_evaluating() {
-    for_each(|row, shape| {
-        let value = |draw| Slope::new(row, shape, draw).value(&numbers::<f64>(TOKENS * shape[1], "x"));
+    for_each(|row, site| {
+        let x = numbers::<f64>(TOKENS * site.d_in, "x");
+        let value = |draw| Slope::new(&[row.method()], site, draw).value(&x);
         let names = [DRAW, Draw { seed: 9, ..DRAW }, Draw { step: 5, ..DRAW }, Draw { micro_batch: 0, ..DRAW }];
         let values = names.map(|draw| value(Some(draw)));
         let drops = row.settings.contains("dropout");
-        assert_eq!(value(Some(DRAW)).to_bits(), values[0].to_bits(), "{}", label(row, shape));
+        assert_eq!(value(Some(DRAW)).to_bits(), values[0].to_bits(), "{}", label(row, site));
         for other in values[1..].iter().chain(&[value(None)]) {
-            assert_eq!(drops, *other != values[0], "{}: {values:?}", label(row, shape));
+            assert_eq!(drops, *other != values[0], "{}: {values:?}", label(row, site));
         }
     });
 }
 
 #[test]
 fn backward_without_dx_gives_the_same_parameter_gradient() {
-    for_each(|row, shape| {
-        let slope = Slope::new(row, shape, Some(DRAW));
-        let x = numbers::<f64>(TOKENS * shape[1], "x");
-        let (with, without) = (slope.gradients(&x, true), slope.gradients(&x, false));
-        assert_same_bits(&label(row, shape), &without.1, &with.1);
+    for_each(|row, site| {
+        let slope = Slope::new(&[row.method()], site, Some(DRAW));
+        let x = numbers::<f64>(TOKENS * site.d_in, "x");
+        let (with, without) = (slope.both(&x, true), slope.both(&x, false));
+        assert_same_bits(&label(row, site), &without.1, &with.1);
         assert!(without.0.iter().all(|&v| v == 0.0) && with.0.iter().any(|&v| v != 0.0));
     });
 }
 
 #[test]
 fn backward_adds_to_what_is_there() {
-    for_each(|row, shape| {
-        let slope = Slope::new(row, shape, Some(DRAW));
-        let x = numbers::<f64>(TOKENS * shape[1], "x");
-        let (dx, gradient) = slope.gradients(&x, true);
-        let (workspace, [d_out, d_in]) = (&slope.workspace, shape);
-        let pass = Pass { workspace, draw: Some(DRAW) };
-        let (input, mut dy) = (inputs(shape, workspace), workspace.matrix(TOKENS, d_out));
-        dy.copy_from(&slope.dy);
-        let mut y = workspace.zeros(TOKENS, d_out);
-        let saved = slope.adapter.forward(&input, &mut y, &pass);
-        let mut twice = workspace.matrix(TOKENS, d_in);
-        twice.copy_from(&dx);
-        let mut sum = gradient.clone();
-        slope.adapter.backward(&input, &dy, saved, Some(&mut twice), &mut sum, &pass);
+    for_each(|row, site| {
+        let slope = Slope::new(&[row.method()], site, Some(DRAW));
+        let x = numbers::<f64>(TOKENS * site.d_in, "x");
+        let (mut twice, mut gradients) = (slope.workspace.matrix(TOKENS, site.d_in), slope.gradients());
+        slope.run(&x, InputGradient::Write(&mut twice), &mut gradients);
+        let (dx, once) = (twice.data().to_vec(), flat(&gradients));
+        slope.run(&x, InputGradient::Add(&mut twice), &mut gradients);
         let double = |values: &[f64]| values.iter().map(|v| 2.0 * v).collect::<Vec<_>>();
-        assert_close(&format!("{}: dx", label(row, shape)), twice.data(), &double(&dx), 1e-12);
-        assert_close(&format!("{}: parameters", label(row, shape)), &sum, &double(&gradient), 1e-12);
+        assert_close(&format!("{}: dx", label(row, site)), twice.data(), &double(&dx), 1e-12);
+        assert_close(&format!("{}: parameters", label(row, site)), &flat(&gradients), &double(&once), 1e-12);
     });
 }
 
 #[test]
 fn the_parameter_count_is_the_formula() {
-    for_each(|row, shape| {
-        let (method, site) = (row.method(), site(shape));
-        let adapter = method.attach::<f32>(&site, &base(shape, false), SEED, 0).unwrap();
+    for_each(|row, site| {
+        let method = row.method();
+        let adapter = method.attach::<f32>(site, &base(site, false), SEED, 0).unwrap();
         let parameters = adapter.parameters();
         let listed = parameters.tensors().iter().filter(|tensor| tensor.trainable).map(|tensor| tensor.elements());
-        let formula = (row.parameters)(site.d_in, site.d_out);
-        let counts = [method.parameters(&site), parameters.trainable().len(), listed.sum()];
-        assert_eq!(counts, [formula; 3], "{}", label(row, shape));
+        // at a site that writes the residual stream, what reads one side reads the other
+        let (d_in, d_out) =
+            if adapter.place() == Place::Output { (site.d_out, site.d_in) } else { (site.d_in, site.d_out) };
+        let formula = (row.parameters)(d_in, d_out);
+        let counts = [method.parameters(site), parameters.trainable().len(), listed.sum()];
+        assert_eq!(counts, [formula; 3], "{}", label(row, site));
     });
 }
 
 #[test]
 fn the_same_names_give_the_same_start_and_other_names_another() {
-    for_each(|row, shape| {
+    for_each(|row, site| {
         let start = |seed, name: &str, entry| {
-            let site = Site { name: name.into(), ..site(shape) };
-            let adapter = row.method().attach::<f64>(&site, &base(shape, false), seed, entry).unwrap();
+            let site = Site { name: name.into(), ..site.clone() };
+            let adapter = row.method().attach::<f64>(&site, &base(&site, false), seed, entry).unwrap();
             [bits(adapter.parameters().trainable()), bits(adapter.parameters().frozen())]
         };
-        let (here, above) = ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj");
+        let (here, above) = match site.writes_residual() {
+            true => ("model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"),
+            false => ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"),
+        };
         let first = start(1, here, 0);
-        assert_eq!(first, start(1, here, 0), "{}", label(row, shape));
+        assert_eq!(first, start(1, here, 0), "{}", label(row, site));
         for other in [start(2, here, 0), start(1, above, 0), start(1, here, 1)] {
-            assert_eq!(row.drawn, other != first, "{}", label(row, shape));
+            assert_eq!(row.drawn, other != first, "{}", label(row, site));
         }
     });
 }
@@ -288,27 +357,29 @@ fn the_same_names_give_the_same_start_and_other_names_another() {
 /// Entries of one method on one site, with the same parameters: only the mask can tell them apart.
 #[test]
 fn every_site_and_entry_draws_a_mask_of_its_own() {
-    let shape = [23, 22];
     let workspace = Workspace::<f64>::new(1).unwrap();
-    let x = inputs(shape, &workspace);
     for row in ROWS {
-        let parameters = Slope::new(row, shape, None).adapter.parameters().trainable().to_vec();
+        let shape = site([24, 24]);
+        let x = inputs(&shape, &workspace);
+        let parameters = Slope::new(&[row.method()], &shape, None).parameters();
+        // what dropout changes
         let output = |name: &str, entry| {
-            let site = Site { name: name.into(), ..site(shape) };
-            let mut adapter = row.method().attach::<f64>(&site, &base(shape, false), SEED, entry).unwrap();
+            let site = Site { name: name.into(), ..shape.clone() };
+            let mut linear = bare::<f64>(&site, false);
+            let mut adapter = row.method().attach::<f64>(&site, &base(&site, false), SEED, entry).unwrap();
             adapter.parameters_mut().trainable_mut().copy_from_slice(&parameters);
-            let mut y = workspace.zeros(TOKENS, shape[0]);
-            let mut without = workspace.zeros(TOKENS, shape[0]);
-            adapter.forward(&x, &mut y, &Pass { workspace: &workspace, draw: Some(DRAW) });
-            adapter.forward(&x, &mut without, &Pass { workspace: &workspace, draw: None });
-            y.data().iter().zip(without.data()).map(|(a, b)| a - b).collect::<Vec<_>>()
+            linear.attach(adapter, 0, entry);
+            linear.fold();
+            linear.prepare();
+            let [with, without] = [Some(DRAW), None].map(|draw| output(&linear, &x, draw, &workspace));
+            with.iter().zip(&without).map(|(a, b)| a - b).collect::<Vec<_>>()
         };
-        // what dropout changes, which S has no part in
-        let first = output("a", 0);
-        assert_eq!(row.settings.contains("dropout"), first.iter().any(|&v| v != 0.0), "{}", label(row, shape));
-        for other in [output("b", 0), output("a", 1)] {
+        let first = output("a.self_attn.q_proj", 0);
+        let label = label(row, &shape);
+        assert_eq!(row.settings.contains("dropout"), first.iter().any(|&v| v != 0.0), "{label}");
+        for other in [output("b.self_attn.q_proj", 0), output("a.self_attn.q_proj", 1)] {
             let difference = first.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert_eq!(row.settings.contains("dropout"), difference > 1e-3, "{}: {difference}", label(row, shape));
+            assert_eq!(row.settings.contains("dropout"), difference > 1e-3, "{label}: {difference}");
         }
     }
 }
@@ -316,16 +387,112 @@ fn every_site_and_entry_draws_a_mask_of_its_own() {
 #[test]
 fn two_methods_on_one_site_add_their_updates() {
     let workspace = Workspace::<f64>::new(1).unwrap();
+    let site = site([24, 24]);
     for first in ROWS {
         for second in ROWS {
-            let shape = [23, 22];
-            let linear = adapted::<f64>(&[first.method(), second.method()], shape, false, 0.3);
+            let methods = [first.method(), second.method()];
+            let linear = adapted::<f64>(&methods, &site, false, 0.3);
             let [a, b] = linear.attached() else { panic!("two adapters") };
-            let sum: Vec<f64> = a.adapter.update().iter().zip(b.adapter.update()).map(|(a, b)| a + b).collect();
-            let x = inputs(shape, &workspace);
-            let expected = base::<f64>(shape, false).plus(&sum).forward(&x, &workspace);
-            let label = format!("{} and {}", label(first, shape), label(second, shape));
-            assert_close(&label, &output(&linear, &x, &workspace), expected.data(), 1e-12);
+            let (Some(a_update), Some(b_update)) = (a.adapter.update(), b.adapter.update()) else { continue };
+            if methods.iter().any(Method::has_magnitude) {
+                continue;
+            }
+            let sum: Vec<f64> = a_update.iter().zip(b_update).map(|(a, b)| a + b).collect();
+            let x = inputs(&site, &workspace);
+            let weight = base::<f64>(&site, false).plus(&sum);
+            let expected = Linear::new(site.clone(), weight, Some(numbers(site.d_out, "bias")));
+            let expected = output(&expected, &x, None, &workspace);
+            let label = format!("{} and {}", label(first, &site), label(second, &site));
+            assert_close(&label, &output(&linear, &x, None, &workspace), &expected, 1e-12);
         }
+    }
+}
+
+/// DoRA is a low-rank update and a magnitude, whichever of the two forms names it, and a circuit takes the magnitude as well.
+#[test]
+fn a_magnitude_scales_the_rows_of_the_adapted_weight() {
+    let workspace = Workspace::<f64>::new(1).unwrap();
+    let site = site([24, 24]);
+    let magnitudes: Vec<&Row> = ROWS.iter().filter(|row| row.method().has_magnitude()).collect();
+    for row in ROWS.iter().filter(|row| row.method().mergeable() && !row.method().has_magnitude()) {
+        let magnitude = magnitudes.last().expect("a method that is a magnitude").method();
+        let linear = adapted::<f64>(&[row.method(), magnitude], &site, false, 0.3);
+        let [delta, scale] = linear.attached() else { panic!("two adapters") };
+        let weight = base::<f64>(&site, false).plus(&delta.adapter.update().unwrap()).to_f64();
+        let m = scale.adapter.parameters().trainable();
+        let x = inputs(&site, &workspace);
+        let bias: Vec<f64> = numbers(site.d_out, "bias");
+        let mut expected = Vec::new();
+        for token in 0..TOKENS {
+            for (i, row) in weight.chunks(site.d_in).enumerate() {
+                let length = row.iter().map(|w| w * w).sum::<f64>().sqrt();
+                let product: f64 = row.iter().zip(x.row(token)).map(|(w, x)| w * x).sum();
+                expected.push(m[i] / length * product + bias[i]);
+            }
+        }
+        assert_close(&label(row, &site), &output(&linear, &x, None, &workspace), &expected, 1e-12);
+    }
+}
+
+/// A method that the table does not know: `y += d * x`, d a vector. What a new method has to bring, and that the seam needs nothing else.
+struct Diagonal(Parameters<f64>);
+
+impl Adapter<f64> for Diagonal {
+    fn parameters(&self) -> &Parameters<f64> {
+        &self.0
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters<f64> {
+        &mut self.0
+    }
+
+    fn forward(&self, x: &Matrix<f64>, y: &mut Matrix<f64>, _: &Pass<'_, f64>) -> Saved<f64> {
+        let d = self.0.trainable().iter().cycle();
+        y.data_mut().iter_mut().zip(x.data()).zip(d).for_each(|((y, x), d)| *y += d * x);
+        Saved::default()
+    }
+
+    fn backward(
+        &self,
+        x: &Matrix<f64>,
+        dy: &Matrix<f64>,
+        _: Saved<f64>,
+        dx: Option<&mut Matrix<f64>>,
+        gradient: &mut [f64],
+        _: &Pass<'_, f64>,
+    ) {
+        for (x, dy) in x.data().chunks(gradient.len()).zip(dy.data().chunks(gradient.len())) {
+            gradient.iter_mut().zip(x.iter().zip(dy)).for_each(|(sum, (x, dy))| *sum += x * dy);
+        }
+        if let Some(dx) = dx {
+            let d = self.0.trainable().iter().cycle();
+            dx.data_mut().iter_mut().zip(dy.data()).zip(d).for_each(|((dx, dy), d)| *dx += d * dy);
+        }
+    }
+
+    fn update(&self) -> Option<Vec<f64>> {
+        let d = self.0.trainable();
+        let mut update = vec![0.0; d.len() * d.len()];
+        d.iter().enumerate().for_each(|(i, d)| update[i * self.0.trainable().len() + i] = *d);
+        Some(update)
+    }
+}
+
+#[test]
+fn a_method_defined_here_obeys_the_laws_alone_and_under_others() {
+    let site = site([24, 24]);
+    let others: Vec<Method> = ROWS.iter().map(Row::method).collect();
+    for methods in [&others[..0], &others[..1], &others[others.len() - 1..]] {
+        let mut slope = Slope::new(methods, &site, None);
+        let tensors = lay_out([("diagonal".to_owned(), vec![24], true)]);
+        let diagonal = Diagonal(Parameters::new(tensors, numbers(24, "diagonal"), Vec::new()));
+        slope.linear.attach(Box::new(diagonal), methods.len(), methods.len());
+        slope.linear.prepare();
+        let x = inputs(&site, &slope.workspace);
+        let got = output(&slope.linear, &x, None, &slope.workspace);
+        let merged = slope.linear.merged(base::<f64>(&site, false).to_f64()).unwrap();
+        let merged = Linear::new(site.clone(), Weight::new(Storage::Dense(merged), 24, 24), Some(numbers(24, "bias")));
+        assert_close("diagonal", &got, &output(&merged, &x, None, &slope.workspace), 1e-12);
+        slope.judge("diagonal");
     }
 }

@@ -42,6 +42,9 @@ fn settings_survive_both_round_trips() {
             let problems = Problems::new();
             let mut section = Section::new("adapter", map, &problems);
             let info = method_named(row.name).unwrap();
+            if from_peft {
+                assert!(info.claims(&section.string("peft_type").required(), &section), "{}", row.label());
+            }
             let read = if from_peft { info.read_peft(&mut section) } else { info.read(&mut section) };
             // a key that was written and is not read is lost
             section.finish();
@@ -49,7 +52,9 @@ fn settings_survive_both_round_trips() {
             read
         };
         assert_eq!(read(method.write(), false), method, "{}", row.label());
-        assert_eq!(read(method.write_peft(), true), method, "{}", row.label());
+        let mut folder = method.write_peft();
+        folder.insert("peft_type".to_owned(), method.peft_type().into());
+        assert_eq!(read(folder, true), method, "{}", row.label());
     }
 }
 
@@ -57,7 +62,7 @@ fn settings_survive_both_round_trips() {
 fn names_in_configs_and_in_peft_folders_are_unique() {
     for (index, method) in methods().iter().enumerate() {
         for other in &methods()[..index] {
-            assert!(method.name != other.name && method.peft_type != other.peft_type, "{}", method.name);
+            assert!(method.name != other.name, "{}", method.name);
         }
     }
 }
@@ -167,7 +172,8 @@ fn a_step_moves_the_adapter_and_nothing_else() {
 #[test]
 fn entries_of_one_method_start_from_streams_of_their_own() {
     let folder = random_folder(&llama_config(), Dtype::F32);
-    for row in ROWS {
+    // a site takes one magnitude
+    for row in ROWS.iter().filter(|row| !row.method().has_magnitude()) {
         let start = |seed| {
             let mut model: Decoder<f64> = load(folder.path(), StoredAs::Compute).unwrap();
             attach(&mut model, &[entries(row.method()), entries(row.method())].concat(), seed);

@@ -13,7 +13,7 @@ use quanta_tune::ops::Batch;
 use quanta_tune::tensor::Workspace;
 use quanta_tune::weights::TensorFiles;
 use serde_json::json;
-use support::{assert_same_bits, attach, attachment, logits, method, perturb};
+use support::{assert_same_bits, attach, attachment, logits, method, perturb, saved_change};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata")).join(name)
@@ -35,10 +35,11 @@ fn a_pickled_folder_is_the_model_of_its_safetensors() {
 fn merging_a_pickled_folder_writes_the_shards_of_safetensors() {
     let merged = [folder("pickles/model"), folder("models/llama_bf16_sharded")].map(|base| {
         let mut model: Decoder<f32> = load(&base, StoredAs::File).unwrap();
-        attach(&mut model, &[attachment(method("lora", &json!({ "r": 2 })), &["q_proj", "down_proj"], None)], 3);
+        let entries = [attachment(method("lora", &json!({ "r": 2 })), &["q_proj", "down_proj"], None)];
+        attach(&mut model, &entries, 3);
         perturb(&mut model, 0.1, |_| true);
         let out = tempfile::tempdir().unwrap();
-        merge_into(&base, &model, None, out.path()).unwrap();
+        merge_into(&base, &[(1.0, saved_change(&model, &entries))], None, out.path()).unwrap();
         out
     });
     let names = |folder: &tempfile::TempDir| {

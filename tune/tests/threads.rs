@@ -35,7 +35,7 @@ fn batch(number: u64) -> Batch {
     let tokens: Vec<u32> = (0..segments.tokens()).map(|_| stream.below(u64::from(VOCABULARY)) as u32).collect();
     let inside = segments.list().iter().flat_map(|segment| (segment.start + 1..segment.end).step_by(2));
     let labels = inside.map(|at| Label { row: at - 1, target: tokens[at], weight: 1.0 }).collect();
-    Batch { tokens, segments, labels, choices: Vec::new() }
+    Batch { tokens, segments, labels, choices: Vec::new(), targets: Vec::new() }
 }
 
 /// All that ten steps leave behind: losses, gradient norms, final parameters.

@@ -1,6 +1,7 @@
 //! A whole decoder in f64: gradients against central differences, recomputation, where backward stops, trees against separate sequences.
 //!
-//! The models are tiny and random: a llama with grouped heads and scaled rotary frequencies, a qwen2 with biases and a tied head. What each method does at
+//! The models are tiny and random: a llama with grouped heads and scaled rotary frequencies, a qwen2 with biases and a tied head, a mistral with a window,
+//! two gemmas with every kind of norm, soft caps and layers that differ. What each method does at
 //! a site is judged in `laws.rs`, each operation beside its own code.
 
 mod support;
@@ -15,8 +16,8 @@ use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
 use support::forest::{Forest, packed};
 use support::{
-    assert_close, assert_same_bits, attach, attachment, differences, llama_config, logits, loss_and_gradients, method,
-    perturb, qwen2_config, random_folder,
+    assert_close, assert_same_bits, attach, attachment, decoder_configs, differences, gemma2_config, gemma3_config,
+    llama_config, logits, loss_and_gradients, method, mistral_config, perturb, qwen2_config, random_folder,
 };
 
 const DRAW: Draw = Draw { seed: 2, step: 3, micro_batch: 0 };
@@ -106,8 +107,23 @@ fn gradients_of_a_qwen2_are_central_differences() {
 }
 
 #[test]
+fn gradients_through_windows_are_central_differences() {
+    check_gradients(&mistral_config());
+}
+
+#[test]
+fn gradients_through_norms_on_both_sides_and_soft_caps_are_central_differences() {
+    check_gradients(&gemma2_config());
+}
+
+#[test]
+fn gradients_through_norms_of_queries_and_keys_are_central_differences() {
+    check_gradients(&gemma3_config());
+}
+
+#[test]
 fn recomputation_changes_no_bit() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in decoder_configs() {
         let mut model = model(&config, &mixed());
         perturb(&mut model, 0.2, |_| true);
         let workspace = Workspace::new(1).unwrap();
@@ -187,7 +203,7 @@ fn sums(model: &Decoder<f64>, batches: &[Batch], pass: &Pass<'_, f64>) -> (f64, 
 
 #[test]
 fn a_tree_equals_its_paths_as_separate_sequences() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in decoder_configs() {
         // dropout masks belong to places in the batch, so trees and sequences are compared without
         let mut model = model(&config, &mixed());
         perturb(&mut model, 0.2, |_| true);
@@ -242,14 +258,14 @@ fn a_row_that_predicts_for_several_children_counts_each() {
 /// A merged site is a plain linear: the tiny model with every update added to its weights in a new folder gives the adapted logits.
 #[test]
 fn the_adapted_model_equals_the_merged_folder() {
-    for config in [llama_config(), qwen2_config()] {
+    for config in decoder_configs() {
         let folder = random_folder(&config, Dtype::F64);
         let mut adapted: Decoder<f64> = load(folder.path(), StoredAs::Compute).unwrap();
         attach(&mut adapted, &mixed(), 7);
         perturb(&mut adapted, 0.2, |_| true);
         let mut updates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for (site, attached) in adapted.attached() {
-            let update = attached.adapter.update();
+            let update = attached.adapter.update().unwrap();
             let sum = updates.entry(format!("{}.weight", site.name)).or_insert_with(|| vec![0.0; update.len()]);
             sum.iter_mut().zip(&update).for_each(|(sum, v)| *sum += v);
         }

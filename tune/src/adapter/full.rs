@@ -7,7 +7,7 @@
 use serde_json::Map;
 use serde_json::Value;
 
-use super::{Adapter, Settings, Site, Tensor, lay_out};
+use super::{Adapter, Settings, Site, Target, Tensor, lay_out};
 use crate::config::Section;
 use crate::ops::Weight;
 use crate::tensor::Real;
@@ -21,7 +21,7 @@ impl Settings for Full {
     const PEFT_TYPE: &'static str = "FULL";
     const FORMULA: &'static str = "W";
     const EXTENDS_PEFT: bool = true;
-    const UNFREEZES: bool = true;
+    const TARGET: Target = Target::Modules;
 
     fn read(_: &mut Section) -> Self {
         Self

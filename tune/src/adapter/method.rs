@@ -5,7 +5,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{Adapter, Full, Lora, Quanta, Site, Tensor};
+use super::prefix::Prefix as PrefixTuning;
+use super::{
+    Adapter, Dora, Full, Krona, Lora, LorettaAdp, LorettaRep, Magnitude, Mora, Parallel, Prefix, Quanta, Series, Site,
+    Tensor,
+};
 use crate::config::Section;
 use crate::ops::Weight;
 use crate::tensor::Real;
@@ -20,15 +24,31 @@ pub trait Settings: Sized {
     const FORMULA: &'static str;
     /// Whether PEFT itself does not know the method: the folder then carries this program's format version.
     const EXTENDS_PEFT: bool = false;
-    /// Whether the method trains the module's own parameters instead of attaching something to it.
-    const UNFREEZES: bool = false;
+    /// What it attaches to.
+    const TARGET: Target = Target::Linears;
+    /// Whether what is trained can be merged into the weights.
+    const MERGEABLE: bool = true;
+    /// Whether it has a magnitude, of which a site takes one.
+    const MAGNITUDE: bool = false;
 
     /// Reads the settings from a config entry; problems are recorded in the section.
     fn read(section: &mut Section) -> Self;
     /// The settings as a config entry holds them: reading them back gives the same settings.
     fn write(&self) -> Map<String, Value>;
+    /// Whether an `adapter_config.json` of this `peft_type` is this method's: some types hold several.
+    fn claims(peft_type: &str, _section: &Section) -> bool {
+        peft_type == Self::PEFT_TYPE
+    }
     /// Reads the settings from an `adapter_config.json`.
     fn read_peft(section: &mut Section) -> Self;
+    /// Name in a PEFT folder with these settings, where they decide.
+    fn peft_type(&self) -> &'static str {
+        Self::PEFT_TYPE
+    }
+    /// Whether PEFT itself does not know the method with these settings.
+    fn extends_peft(&self) -> bool {
+        Self::EXTENDS_PEFT
+    }
     /// The method's own keys of an `adapter_config.json`.
     fn write_peft(&self) -> Map<String, Value>;
     /// Why these settings do not fit a site; empty when they do.
@@ -46,8 +66,38 @@ pub trait Settings: Sized {
     /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
     fn layout(&self, site: &Site) -> Vec<Tensor>;
     /// Attaches to a site. Initial parameters and dropout come from streams named by `seed`, the site and `entry`, the index of the configuration's entry,
-    /// so that two entries on one site are independent. None for a method that unfreezes.
+    /// so that two entries on one site are independent. None for a method that does not attach to linears.
     fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>>;
+    /// The settings under which factors `B A` of rank `rank`, or of the ranks listed by site, are the whole update. None for a method that is not made of two
+    /// factors.
+    fn of_factors(_rank: usize, _ranks: &[(String, usize)]) -> Option<Self> {
+        None
+    }
+    /// What attention is given, for a method whose target it is; streams as in [`Self::attach`].
+    fn prefix<T: Real>(&self, _site: &Site, _seed: u64, _entry: usize) -> Option<Box<dyn Prefix<T>>> {
+        None
+    }
+}
+
+/// What a method attaches to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The linears of the layers: it wraps them.
+    Linears,
+    /// Any module with parameters: it lets them train.
+    Modules,
+    /// The attention of all layers together.
+    Attention,
+}
+
+/// The fields of a JSON object that is written out in the code.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}
+
+/// A number as PEFT writes it: integral ones as integers.
+pub(super) fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { serde_json::json!(value as i64) } else { serde_json::json!(value) }
 }
 
 /// A row of the table of methods.
@@ -61,13 +111,32 @@ pub struct MethodInfo {
     pub formula: &'static str,
     /// Whether PEFT itself does not know the method.
     pub extends_peft: bool,
-    /// Whether it trains modules' own parameters instead of attaching something.
-    pub unfreezes: bool,
+    /// What it attaches to.
+    pub target: Target,
+    /// Whether what is trained can be merged into the weights.
+    pub mergeable: bool,
+    claims: fn(&str, &Section) -> bool,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
+    of_factors: fn(usize, &[(String, usize)]) -> Option<Method>,
 }
 
 impl MethodInfo {
+    /// Whether it trains modules' own parameters instead of attaching something.
+    pub fn unfreezes(&self) -> bool {
+        self.target == Target::Modules
+    }
+
+    /// Whether an `adapter_config.json` of this `peft_type` is this method's.
+    pub fn claims(&self, peft_type: &str, section: &Section) -> bool {
+        (self.claims)(peft_type, section)
+    }
+
+    /// The settings under which factors `B A` of rank `rank`, or of the ranks listed by site, are the whole update, for a method made of two factors.
+    pub fn of_factors(&self, rank: usize, ranks: &[(String, usize)]) -> Option<Method> {
+        (self.of_factors)(rank, ranks)
+    }
+
     /// Reads the method's settings from a config entry.
     pub fn read(&self, section: &mut Section) -> Method {
         (self.read)(section)
@@ -95,8 +164,11 @@ macro_rules! methods {
                 peft_type: <$method as Settings>::PEFT_TYPE,
                 formula: <$method as Settings>::FORMULA,
                 extends_peft: <$method as Settings>::EXTENDS_PEFT,
-                unfreezes: <$method as Settings>::UNFREEZES,
+                target: <$method as Settings>::TARGET,
+                mergeable: <$method as Settings>::MERGEABLE,
+                claims: <$method as Settings>::claims,
                 read: |section| Method::$method(<$method as Settings>::read(section)),
+                of_factors: |rank, ranks| <$method as Settings>::of_factors(rank, ranks).map(Method::$method),
                 read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),
             }),*]
         }
@@ -106,13 +178,29 @@ macro_rules! methods {
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$method(_) => <$method as Settings>::NAME),* }
             }
+            /// What it attaches to.
+            pub fn target(&self) -> Target {
+                match self { $(Self::$method(_) => <$method as Settings>::TARGET),* }
+            }
             /// Whether it trains the module's own parameters.
             pub fn unfreezes(&self) -> bool {
-                match self { $(Self::$method(_) => <$method as Settings>::UNFREEZES),* }
+                self.target() == Target::Modules
+            }
+            /// Whether what is trained can be merged into the weights.
+            pub fn mergeable(&self) -> bool {
+                match self { $(Self::$method(_) => <$method as Settings>::MERGEABLE),* }
+            }
+            /// Whether it has a magnitude, of which a site takes one.
+            pub fn has_magnitude(&self) -> bool {
+                match self { $(Self::$method(_) => <$method as Settings>::MAGNITUDE),* }
+            }
+            /// Whether PEFT itself does not know the method with these settings.
+            pub fn extends_peft(&self) -> bool {
+                match self { $(Self::$method(settings) => settings.extends_peft()),* }
             }
             /// Name in a PEFT folder.
             pub fn peft_type(&self) -> &'static str {
-                match self { $(Self::$method(_) => <$method as Settings>::PEFT_TYPE),* }
+                match self { $(Self::$method(settings) => settings.peft_type()),* }
             }
             /// See [`Settings::write`].
             pub fn write(&self) -> Map<String, Value> {
@@ -150,11 +238,15 @@ macro_rules! methods {
             pub fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
                 match self { $(Self::$method(settings) => settings.attach(site, base, seed, entry)),* }
             }
+            /// See [`Settings::prefix`].
+            pub fn prefix<T: Real>(&self, site: &Site, seed: u64, entry: usize) -> Option<Box<dyn Prefix<T>>> {
+                match self { $(Self::$method(settings) => settings.prefix(site, seed, entry)),* }
+            }
         }
     };
 }
 
-methods!(Quanta, Lora, Full);
+methods!(Quanta, Lora, Dora, Mora, Krona, LorettaRep, LorettaAdp, Series, Parallel, PrefixTuning, Magnitude, Full,);
 
 /// The method with this name in configs.
 pub fn method_named(name: &str) -> Option<&'static MethodInfo> {

@@ -357,11 +357,11 @@ impl<T: Real> Adapter<T> for Attached<T> {
         }
     }
 
-    fn update(&self) -> Vec<f64> {
+    fn update(&self) -> Option<Vec<f64>> {
         let mut update = self.operator(self.parameters.trainable());
         for (t, s) in update.iter_mut().zip(self.operator(self.parameters.frozen())) {
             *t -= s;
         }
-        update
+        Some(update)
     }
 }

@@ -15,9 +15,14 @@ pub enum Kind {
         bias: bool,
     },
     /// A norm with a weight of length d_out.
-    Norm,
+    Norm {
+        /// Whether it has a bias.
+        bias: bool,
+    },
     /// An embedding or output head, `[d_out, d_in]` = `[vocab, hidden]`.
     Table,
+    /// The attention of all layers together, without parameters of its own: d_in is the width of one layer's keys, d_out that of all layers' keys and values.
+    Attention,
 }
 
 /// A module of a model: mostly a linear layer; also a norm, the embedding or the head, for methods that train a module's own parameters.
@@ -25,7 +30,7 @@ pub enum Kind {
 pub struct Site {
     /// Module path in the Hugging Face model, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Index of the decoder layer it belongs to; none for the embedding, the final norm and the head.
+    /// Index of the layer it belongs to; none for the embedding, the final norm and the head.
     pub layer: Option<usize>,
     /// What it computes.
     pub kind: Kind,
@@ -35,10 +40,18 @@ pub struct Site {
     pub d_out: usize,
 }
 
+/// Modules whose output is added to the residual stream, by the endings of Hugging Face's names.
+const WRITERS: [&str; 3] = ["o_proj", "down_proj", "output.dense"];
+
 impl Site {
     /// A linear without bias in a decoder layer.
     pub fn linear(name: impl Into<String>, layer: usize, d_out: usize, d_in: usize) -> Self {
         Self { name: name.into(), layer: Some(layer), kind: Kind::Linear { bias: false }, d_in, d_out }
+    }
+
+    /// Whether it is a linear whose output is added to the residual stream.
+    pub fn writes_residual(&self) -> bool {
+        matches!(self.kind, Kind::Linear { .. }) && WRITERS.iter().any(|writer| named(self, writer))
     }
 
     /// Names and shapes of the module's own parameters, as in the model's files.
@@ -46,7 +59,9 @@ impl Site {
         match self.kind {
             Kind::Linear { bias: true } => vec![("weight", vec![self.d_out, self.d_in]), ("bias", vec![self.d_out])],
             Kind::Linear { bias: false } | Kind::Table => vec![("weight", vec![self.d_out, self.d_in])],
-            Kind::Norm => vec![("weight", vec![self.d_out])],
+            Kind::Norm { bias: true } => vec![("weight", vec![self.d_out]), ("bias", vec![self.d_out])],
+            Kind::Norm { bias: false } => vec![("weight", vec![self.d_out])],
+            Kind::Attention => Vec::new(),
         }
     }
 
@@ -63,10 +78,12 @@ pub enum Sites {
     Names(Vec<String>),
     /// A site whose whole name matches the regular expression.
     Pattern(String),
-    /// Every site of the decoder layers: all linears but the output head.
+    /// Every linear of the layers: not those of an output head.
     AllLinear,
     /// Every module: linears, norms, embedding and head.
     All,
+    /// The attention of all layers together, for methods that stand there: nothing to choose.
+    Attention,
 }
 
 impl Sites {
@@ -86,6 +103,7 @@ impl Sites {
             Self::Pattern(pattern) => json!(pattern),
             Self::AllLinear => json!("all-linear"),
             Self::All => json!("all"),
+            Self::Attention => Value::Null,
         }
     }
 }
@@ -211,8 +229,9 @@ impl Selection {
     pub fn resolve(&self, sites: &[Site]) -> Result<Vec<usize>, Vec<SelectionError>> {
         let mut errors = Vec::new();
         let matches: Box<dyn Fn(&Site) -> bool> = match &self.sites {
-            Sites::AllLinear => Box::new(|site| matches!(site.kind, Kind::Linear { .. })),
+            Sites::AllLinear => Box::new(|site| site.layer.is_some() && matches!(site.kind, Kind::Linear { .. })),
             Sites::All => Box::new(|_| true),
+            Sites::Attention => Box::new(|site| site.kind == Kind::Attention),
             Sites::Names(names) => {
                 errors.extend(names.iter().filter(|name| !sites.iter().any(|site| named(site, name))).map(|name| {
                     let mut modules: Vec<String> = Vec::new();

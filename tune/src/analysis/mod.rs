@@ -8,6 +8,7 @@ mod page;
 mod plot;
 mod report;
 mod scale;
+mod truncated;
 mod view;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use markup::grouped;
 pub use plot::{Bar, Bars, Mark, Plot, Series, Tone, smoothed};
 pub use report::{Answer, Column, Measure, Report, SampleRow, ScoreRow, ScoreTable};
 pub use scale::{Scale, Spacing};
+pub use truncated::{Truncated, truncate};
 pub use view::{EvaluationPoint, RunView, StepPoint, TestResult, TestSample};
 
 /// Why a run cannot be shown.

@@ -1,11 +1,13 @@
 //! Adapter folders: `adapter_config.json` beside `adapter_model.safetensors`, tensors named `base_model.model.<module path>.<parameter>`, as PEFT has
-//! them. A run with several entries writes one such folder for each, in sub-folders `0`, `1`, ...
+//! them. A run with several entries writes one such folder for each, in sub-folders `0`, `1`, ...; modules that train beside a method that PEFT knows go into
+//! its folder, as PEFT's `modules_to_save`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::peft_config::FILE as CONFIG;
+use super::peft_config::{FILE as CONFIG, together};
 use super::{AdapterConfig, CheckpointError};
-use crate::adapter::{Parameters, Site, Tensor};
+use crate::adapter::{Kind, Parameters, Site, Tensor};
 use crate::model::{Attachment, Decoder};
 use crate::tensor::Real;
 use crate::weights::write_file;
@@ -16,6 +18,10 @@ use crate::weights::{
 pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
 pub(super) fn tensor_name(site: &Site, tensor: &Tensor) -> String {
+    // a prefix belongs to no module
+    if site.kind == Kind::Attention {
+        return tensor.name.clone();
+    }
     format!("base_model.model.{}.{}", site.name, tensor.name)
 }
 
@@ -32,27 +38,64 @@ pub fn save_adapters<T: Real>(
     base: &str,
 ) -> Result<(), CheckpointError> {
     let staging = Staging::create(folder)?;
-    for (entry, attachment) in attachments.iter().enumerate() {
-        let part = match attachments.len() {
+    let (mut first, mut parts) = (0, Vec::new());
+    while first < attachments.len() {
+        let entries = first..first + together(&attachments[first..]);
+        first = entries.end;
+        parts.push(entries);
+    }
+    for (index, entries) in parts.iter().enumerate() {
+        let part = match parts.len() {
             1 => staging.path().to_owned(),
-            _ => staging.path().join(entry.to_string()),
+            _ => staging.path().join(index.to_string()),
         };
         std::fs::create_dir_all(&part).map_err(|source| CheckpointError::Io {
             action: "create",
             path: part.clone(),
             source,
         })?;
-        let config = AdapterConfig { attachment: attachment.clone(), base: Some(base.to_owned()) };
+        let config = AdapterConfig { attachments: attachments[entries.clone()].to_vec(), base: Some(base.to_owned()) };
         write_file(&part.join(CONFIG), config.text(Dtype::of::<T>()).as_bytes())?;
-        write_tensors(&part.join(TENSORS), model, entry)?;
+        write_tensors(&part.join(TENSORS), model, entries)?;
     }
     Ok(staging.commit_replacing()?)
 }
 
-fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Result<(), WeightsError> {
+/// Writes an adapter folder of one entry from values: for each site its trainable parameters, flat, in the order of the method's layout.
+///
+/// # Errors
+/// When something cannot be written; `folder` is then as it was.
+///
+/// # Panics
+/// When values have another number than the layout.
+pub fn write_adapter<T: Real>(
+    folder: &Path,
+    config: &AdapterConfig,
+    sites: &[(Site, Vec<T>)],
+) -> Result<(), CheckpointError> {
+    let staging = Staging::create(folder)?;
+    let dtype = Dtype::of::<T>();
+    write_file(&staging.path().join(CONFIG), config.text(dtype).as_bytes())?;
+    let method = &config.attachments[0].method;
+    let all: Vec<(&Site, Parameters<T>)> = sites
+        .iter()
+        .map(|(site, values)| (site, Parameters::new(method.layout(site), values.clone(), Vec::new())))
+        .collect();
+    let pieces = || all.iter().flat_map(|(site, own)| own.tensors().iter().map(move |tensor| (*site, own, tensor)));
+    let specs =
+        pieces().map(|(site, _, tensor)| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
+    let mut writer = TensorWriter::create(&staging.path().join(TENSORS), &default_metadata(), specs.collect())?;
+    for (site, own, tensor) in pieces() {
+        writer.write_values(&tensor_name(site, tensor), own.values(tensor))?;
+    }
+    writer.finish()?;
+    Ok(staging.commit()?)
+}
+
+fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entries: &Range<usize>) -> Result<(), WeightsError> {
     let dtype = Dtype::of::<T>();
     let trained = model.trained();
-    let of_entry = || trained.iter().filter(|trained| trained.entry == entry);
+    let of_entry = || trained.iter().filter(|trained| entries.contains(&trained.entry));
     let pieces = || of_entry().flat_map(|trained| trained.tensors.iter().map(|piece| (trained.site, piece)));
     let specs =
         pieces().map(|(site, (tensor, _))| TensorSpec::new(tensor_name(site, tensor), dtype, tensor.shape.clone()));
@@ -63,16 +106,16 @@ fn write_tensors<T: Real>(path: &Path, model: &Decoder<T>, entry: usize) -> Resu
     writer.finish()
 }
 
-/// An adapter folder, opened: one entry, or several in sub-folders.
+/// An adapter folder, opened: one part, or several in sub-folders.
 pub struct AdapterFolder {
-    entries: Vec<(AdapterConfig, TensorFiles)>,
+    parts: Vec<(AdapterConfig, TensorFiles)>,
 }
 
 impl AdapterFolder {
     /// Opens the adapters below `folder`.
     ///
     /// # Errors
-    /// When there is none, or a configuration or tensor file cannot be read.
+    /// When there is none, or a configuration or tensor file cannot be read; all of that at once.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let parts: Vec<PathBuf> = if folder.join(CONFIG).exists() {
             vec![folder.to_owned()]
@@ -82,8 +125,17 @@ impl AdapterFolder {
         if parts.is_empty() {
             return Err(CheckpointError::NoAdapter { path: folder.to_owned() });
         }
-        let open = |part: &PathBuf| Ok((AdapterConfig::read(part)?, TensorFiles::open_file(&part.join(TENSORS))?));
-        Ok(Self { entries: parts.iter().map(open).collect::<Result<_, CheckpointError>>()? })
+        let (mut opened, mut errors) = (Vec::new(), Vec::new());
+        for part in &parts {
+            match (AdapterConfig::read(part), TensorFiles::open_file(&part.join(TENSORS))) {
+                (Ok(config), Ok(files)) => opened.push((config, files)),
+                (config, files) => {
+                    errors.extend(config.err());
+                    errors.extend(files.err().map(CheckpointError::from));
+                }
+            }
+        }
+        CheckpointError::all(errors).map_or(Ok(Self { parts: opened }), Err)
     }
 
     /// Opens an adapter folder, or the adapter of a run folder.
@@ -110,12 +162,18 @@ impl AdapterFolder {
 
     /// The methods and sites of all entries.
     pub fn attachments(&self) -> Vec<Attachment> {
-        self.entries.iter().map(|(config, _)| config.attachment.clone()).collect()
+        self.parts.iter().flat_map(|(config, _)| config.attachments.clone()).collect()
     }
 
     /// Folder or hub name of the base model, as the first entry has it.
     pub fn base(&self) -> Option<&str> {
-        self.entries.iter().find_map(|(config, _)| config.base.as_deref())
+        self.parts.iter().find_map(|(config, _)| config.base.as_deref())
+    }
+
+    /// Shape of a saved parameter of a site, whichever entry holds it.
+    pub fn shape(&self, site: &Site, parameter: &str) -> Option<&[usize]> {
+        let name = format!("base_model.model.{}.{parameter}", site.name);
+        self.parts.iter().find_map(|(_, files)| files.get(&name)).map(|info| &info.shape[..])
     }
 
     /// Replaces the parameters that `entry` attached to `site` by the folder's.
@@ -129,28 +187,35 @@ impl AdapterFolder {
         parameters: &mut Parameters<T>,
     ) -> Result<(), CheckpointError> {
         for tensor in parameters.tensors().to_vec() {
-            let values = self.entries[entry].1.read(&tensor_name(site, &tensor))?;
+            let values = self.files(entry).read(&tensor_name(site, &tensor))?;
             parameters.set(&tensor.name, &values);
         }
         Ok(())
     }
 
-    /// Compares every entry's tensors with what its method has at its sites.
+    /// The tensors of the part that holds an entry.
+    fn files(&self, entry: usize) -> &TensorFiles {
+        let mut parts = self.parts.iter().flat_map(|(config, files)| config.attachments.iter().map(move |_| files));
+        parts.nth(entry).expect("an entry of the folder")
+    }
+
+    /// Compares every entry's tensors with what its method has at its sites: `chosen` among `modules`, as [`crate::model::resolve`] gives them.
     ///
     /// # Errors
-    /// All missing, surplus and wrong-shaped tensors of the first entry that has any.
+    /// All missing, surplus and wrong-shaped tensors.
     pub fn check(&self, modules: &[Site], chosen: &[Vec<usize>]) -> Result<(), CheckpointError> {
-        for ((config, files), list) in self.entries.iter().zip(chosen) {
-            let expected: Vec<(String, Vec<usize>)> = list
-                .iter()
-                .flat_map(|&index| {
-                    let site = &modules[index];
-                    let layout = config.attachment.method.layout(site);
-                    layout.into_iter().map(move |tensor| (tensor_name(site, &tensor), tensor.shape))
-                })
-                .collect();
-            check_inventory(files, &expected, |_| false)?;
+        let (mut errors, mut entry) = (Vec::new(), 0);
+        for (config, files) in &self.parts {
+            let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
+            for (attachment, list) in config.attachments.iter().zip(&chosen[entry..]) {
+                for site in list.iter().map(|&index| &modules[index]) {
+                    let layout = attachment.method.layout(site);
+                    expected.extend(layout.into_iter().map(|tensor| (tensor_name(site, &tensor), tensor.shape)));
+                }
+            }
+            entry += config.attachments.len();
+            errors.extend(check_inventory(files, &expected, |_| false).err().map(CheckpointError::from));
         }
-        Ok(())
+        CheckpointError::all(errors).map_or(Ok(()), Err)
     }
 }

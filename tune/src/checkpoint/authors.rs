@@ -95,12 +95,12 @@ impl AuthorsCheckpoint {
     /// [`CheckpointError::OtherBase`] with the tensor that differs most; tensors that belong to no such model; errors of reading.
     pub fn compare(&self, base: &Path, config: &ModelConfig) -> Result<Comparison, CheckpointError> {
         let ours = TensorFiles::open_folder(base)?;
-        check_inventory(&ours, &config.inventory(), |name| is_harmless_extra(name, config))?;
+        check_inventory(&ours, &config.inventory(), |name| is_harmless_extra(name, name, config))?;
         let mut found = Comparison::default();
         let mut worst: Option<(f64, String, String)> = None;
         for theirs in self.files.names() {
             let (name, own) = authors_name(theirs);
-            if own || (ours.get(name).is_none() && is_harmless_extra(name, config)) {
+            if own || (ours.get(name).is_none() && is_harmless_extra(name, name, config)) {
                 continue;
             }
             let (expected, got) = (ours.info(name).map_err(|_| self.unknown(theirs))?, self.files.info(theirs)?);
@@ -154,7 +154,7 @@ impl AuthorsCheckpoint {
             self.files.get(gate).is_some_and(|info| info.dtype == Dtype::F64)
         };
         let dtype = if tensors.iter().any(wide) { Dtype::F64 } else { Dtype::F32 };
-        let config = AdapterConfig { attachment: attachment.clone(), base: Some(base.to_owned()) };
+        let config = AdapterConfig { attachments: vec![attachment.clone()], base: Some(base.to_owned()) };
         write_file(&folder.join(CONFIG), config.text(dtype).as_bytes())?;
         let specs =
             tensors.iter().map(|(name, shape, _)| TensorSpec::new(name.clone(), dtype, shape.clone())).collect();

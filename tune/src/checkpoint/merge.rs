@@ -1,46 +1,30 @@
-//! Merging: a model folder whose weights are `W0 + update`, or those that trained themselves, computed from the base folder's files tensor by tensor and
-//! rounded once.
+//! Merging: a model folder whose weights are those that adapters make of the base's, computed from the base folder's files tensor by tensor and rounded once.
 //!
-//! The base files are only read. Every adapter's update is formed in f64, added to the file's W0 in f64, and rounded once to the type written; tensors of
-//! no adapted site are copied bit by bit when their type does not change.
+//! The base files are only read. Every change is formed in f64 from the file's W0 and rounded once to the type written; tensors that nothing changes are copied
+//! bit by bit when their type does not change. Several adapters are merged as `W = W0 + sum_i c_i (W_i - W0)`, W_i what adapter i alone makes of W0.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::CheckpointError;
+use super::{Change, CheckpointError};
 use crate::config::read_json;
-use crate::model::Decoder;
-use crate::tensor::Real;
 use crate::weights::{Dtype, TensorFiles, TensorSpec, TensorWriter, default_metadata, write_file};
 
-/// Writes the merged model to `out`, an existing empty folder: the base folder's shards with the adapters of `model` merged in, and its other files.
+/// Writes the merged model to `out`, an existing empty folder: the base folder's shards with the changes merged in, each times its factor, and its other
+/// files.
 ///
 /// `dtype`: the type of all floating-point tensors; none keeps each tensor's own.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn merge_into<T: Real>(
+pub fn merge_into(
     base: &Path,
-    model: &Decoder<T>,
+    changes: &[(f64, Change)],
     dtype: Option<Dtype>,
     out: &Path,
 ) -> Result<(), CheckpointError> {
     let files = TensorFiles::open_folder(base)?;
-    let mut updates: HashMap<String, Vec<usize>> = HashMap::new();
-    let attached: Vec<_> = model.attached().collect();
-    for (index, (site, _)) in attached.iter().enumerate() {
-        updates.entry(format!("{}.weight", site.name)).or_default().push(index);
-    }
-    let trained = model.trained();
-    let own: HashMap<String, &[T]> = trained
-        .iter()
-        .filter(|trained| trained.own)
-        .flat_map(|trained| {
-            trained.tensors.iter().map(|(t, values)| (format!("{}.{}", trained.site.name, t.name), *values))
-        })
-        .collect();
     let mut placed = Map::new();
     let mut total = 0usize;
     for file in files.files() {
@@ -55,23 +39,13 @@ pub fn merge_into<T: Real>(
         }
         let mut writer = TensorWriter::create(&out.join(&name), &default_metadata(), specs.clone())?;
         for spec in &specs {
-            if let Some(values) = own.get(&spec.name) {
-                writer.write_values(&spec.name, values)?;
-                continue;
-            }
-            match updates.get(&spec.name) {
-                Some(list) => {
-                    let mut weight: Vec<f64> = files.read(&spec.name)?;
-                    for &index in list {
-                        let update = attached[index].1.adapter.update();
-                        weight.iter_mut().zip(update).for_each(|(w, d)| *w += d);
-                    }
-                    writer.write_values(&spec.name, &weight)?;
-                }
-                None if spec.dtype == files.info(&spec.name)?.dtype => {
-                    writer.write_bytes(&spec.name, &files.bytes(&spec.name)?)?;
-                }
-                None => writer.write_values(&spec.name, &files.read::<f64>(&spec.name)?)?,
+            if changes.iter().any(|(_, change)| change.touches(&spec.name)) {
+                let merged = merged(&spec.name, files.read(&spec.name)?, changes)?;
+                writer.write_values(&spec.name, &merged)?;
+            } else if spec.dtype == files.info(&spec.name)?.dtype {
+                writer.write_bytes(&spec.name, &files.bytes(&spec.name)?)?;
+            } else {
+                writer.write_values(&spec.name, &files.read::<f64>(&spec.name)?)?;
             }
         }
         writer.finish()?;
@@ -81,6 +55,21 @@ pub fn merge_into<T: Real>(
         write_json(&out.join("model.safetensors.index.json"), &index)?;
     }
     copy_companions(base, dtype, out)
+}
+
+/// A tensor after all changes, in f64.
+fn merged(tensor: &str, w0: Vec<f64>, changes: &[(f64, Change)]) -> Result<Vec<f64>, CheckpointError> {
+    if let [(factor, change)] = changes
+        && *factor == 1.0
+    {
+        return change.apply(tensor, w0);
+    }
+    let mut sum = w0.clone();
+    for (factor, change) in changes.iter().filter(|(_, change)| change.touches(tensor)) {
+        let alone = change.apply(tensor, w0.clone())?;
+        sum.iter_mut().zip(alone.iter().zip(&w0)).for_each(|(sum, (w, w0))| *sum += factor * (w - w0));
+    }
+    Ok(sum)
 }
 
 /// Copies everything that is no weight file; `config.json` gets the new type where one is asked for.

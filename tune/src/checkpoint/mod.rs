@@ -4,12 +4,14 @@
 
 mod adapter_folder;
 mod authors;
+mod change;
 mod merge;
 mod peft_config;
 mod training;
 
-pub use adapter_folder::{AdapterFolder, save_adapters};
+pub use adapter_folder::{AdapterFolder, save_adapters, write_adapter};
 pub use authors::{AuthorsCheckpoint, Comparison};
+pub use change::Change;
 pub use merge::merge_into;
 pub use peft_config::AdapterConfig;
 pub use training::{Checkpoint, Moments, list_checkpoints, prune_checkpoints, save_checkpoint};
@@ -32,6 +34,17 @@ pub enum CheckpointError {
     /// A tensor file is broken, does not hold what it should, or cannot be written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Several things are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<CheckpointError>),
+    /// An adapter that is no matrix cannot become part of a weight.
+    #[error(
+        "an adapter of type `{method}` is no change of weights: it cannot be merged or exported, use it beside the model"
+    )]
+    NotMergeable {
+        /// The method.
+        method: &'static str,
+    },
     /// There is no adapter in the folder.
     #[error("{} holds no adapter: there is no adapter_config.json in it", path.display())]
     NoAdapter {
@@ -96,6 +109,13 @@ pub enum CheckpointError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+}
+
+impl CheckpointError {
+    /// All of them as one; none when there is none.
+    fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
 }
 
 fn each(problems: &[AuthorsProblem]) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::CheckpointError;
-use crate::adapter::{Layers, Selection, Sites, methods};
+use crate::adapter::{Layers, Selection, Sites, Target, methods};
 use crate::config::{Problems, Section, nearest, read_json};
 use crate::model::Attachment;
 use crate::weights::Dtype;
@@ -19,33 +19,50 @@ pub const FILE: &str = "adapter_config.json";
 /// What an `adapter_config.json` says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
-    /// The method and its sites.
-    pub attachment: Attachment,
+    /// The method and its sites; behind it, where the file says `modules_to_save`, those modules as an entry that trains them.
+    pub attachments: Vec<Attachment>,
     /// Folder or hub name of the base model.
     pub base: Option<String>,
+}
+
+/// How many of the leading entries go into one folder: a method that PEFT knows takes modules that train themselves along, as `modules_to_save`.
+pub fn together(attachments: &[Attachment]) -> usize {
+    let joins = |saved: &Attachment| {
+        let named = matches!(saved.selection.sites, Sites::Names(_)) && saved.selection.layers == Layers::default();
+        saved.method.unfreezes() && named
+    };
+    match attachments {
+        [first, saved, ..] if !first.method.extends_peft() && !first.method.unfreezes() && joins(saved) => 2,
+        list => list.len().min(1),
+    }
 }
 
 impl AdapterConfig {
     /// The file's text beside tensors of type `dtype`: keys sorted, two spaces of indentation, as PEFT writes it.
     pub fn text(&self, dtype: Dtype) -> String {
-        let Attachment { method, selection } = &self.attachment;
+        // a configuration is of at least one entry
+        let Attachment { method, selection } = &self.attachments[0];
+        let saved = self.attachments.get(1).map(|saved| saved.selection.sites.to_value());
         let mut map = method.write_peft();
-        let own = methods().iter().any(|info| info.peft_type == method.peft_type() && info.extends_peft);
+        if method.target() != Target::Attention {
+            map.insert("target_modules".to_owned(), selection.sites.to_value());
+        }
         for (key, value) in [
             ("peft_type", json!(method.peft_type())),
             ("task_type", json!("CAUSAL_LM")),
             ("base_model_name_or_path", json!(self.base)),
             ("revision", Value::Null),
             ("inference_mode", json!(true)),
-            ("bias", json!("none")),
-            ("target_modules", selection.sites.to_value()),
-            ("layers_to_transform", json!(selection.layers.list())),
-            ("layers_pattern", Value::Null),
-            ("modules_to_save", Value::Null),
+            ("modules_to_save", json!(saved)),
         ] {
             map.insert(key.to_owned(), value);
         }
-        if own {
+        if method.target() != Target::Attention {
+            map.insert("bias".to_owned(), json!("none"));
+            map.insert("layers_to_transform".to_owned(), json!(selection.layers.list()));
+            map.insert("layers_pattern".to_owned(), Value::Null);
+        }
+        if method.extends_peft() {
             map.insert("quanta_format".to_owned(), json!(FORMAT));
             map.insert("dtype".to_owned(), json!(dtype.config_name()));
         }
@@ -77,9 +94,10 @@ impl AdapterConfig {
 
     fn read_section(section: &mut Section) -> Option<Self> {
         let peft_type = section.string("peft_type").must("must not be empty", |text| !text.is_empty()).required();
-        let Some(info) = methods().iter().find(|info| info.peft_type == peft_type) else {
+        let Some(info) = methods().iter().find(|info| info.claims(&peft_type, section)) else {
             if !peft_type.is_empty() {
-                let known: Vec<&str> = methods().iter().map(|info| info.peft_type).collect();
+                let mut known: Vec<&str> = methods().iter().map(|info| info.peft_type).collect();
+                known.dedup();
                 let near = nearest(&peft_type, known.iter().copied());
                 let near = near.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default();
                 let message = format!("`{peft_type}` is not one of {}{near}", known.join(", "));
@@ -95,25 +113,35 @@ impl AdapterConfig {
                 format!("{version} is newer than {FORMAT}, which this program knows: update it"),
             );
         }
-        let sites = match section.strings_or_string("target_modules").required() {
-            (texts, false) => Sites::from_text(texts.first().map_or("", String::as_str)),
-            (names, true) => Sites::Names(names),
+        let sites = match info.target {
+            Target::Attention => Sites::Attention,
+            _ => match section.strings_or_string("target_modules").required() {
+                (texts, false) => Sites::from_text(texts.first().map_or("", String::as_str)),
+                (names, true) => Sites::Names(names),
+            },
         };
         let layers = Layers::from_value(section.value("layers_to_transform")).unwrap_or_else(|message| {
             section.problem("layers_to_transform", message);
             Layers::default()
         });
-        for key in
-            ["modules_to_save", "exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"]
-        {
+        for key in ["exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"] {
             section.only(key, &[]);
         }
+        let saved = section.strings("modules_to_save").or_default();
         section.only("layers_pattern", &[json!("layers"), json!(["layers"])]);
         section.only("bias", &[json!("none")]);
         section.only("task_type", &[json!("CAUSAL_LM")]);
         section.ignore(&["auto_mapping", "dtype", "inference_mode", "peft_version", "revision"]);
         let base = section.string("base_model_name_or_path").optional();
-        Some(Self { attachment: Attachment { method, selection: Selection { sites, layers } }, base })
+        let mut attachments = vec![Attachment { method, selection: Selection { sites, layers } }];
+        if !saved.is_empty() {
+            let training =
+                methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
+            let method = training.read(&mut Section::new("", Map::new(), &Problems::new()));
+            let selection = Selection { sites: Sites::Names(saved), layers: Layers::default() };
+            attachments.push(Attachment { method, selection });
+        }
+        Some(Self { attachments, base })
     }
 }
 

@@ -160,9 +160,19 @@ impl Section {
         self.map.get(key).filter(|value| !value.is_null()).cloned()
     }
 
+    /// The value of `key` as it stands, to tell kinds of sections apart. Does not count as asking for it.
+    pub fn peek(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
     /// Whether `key` is there and not null. Does not count as asking for it.
     pub fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether `key` is there, be it null: for keys that null means something for. Does not count as asking for it.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.map.contains_key(key)
     }
 
     /// Keys that may stand here and are not read.

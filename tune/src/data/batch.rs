@@ -6,6 +6,7 @@
 use super::example::Encoded;
 use crate::ops::Batch;
 use crate::ops::loss::Label;
+use crate::ops::target::{Answer, Target};
 
 /// What a step's loss is a mean of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +42,27 @@ pub fn pack(sequences: &[&Encoded], weighting: Weighting) -> Batch {
     Batch::packed(&tokens, labels)
 }
 
+/// Packs sequences as independent roots, each of which is to give its answer and counts once.
+///
+/// # Panics
+/// When a sequence is empty.
+pub fn pack_targets(sequences: &[(&[u32], Answer)]) -> Batch {
+    let target = |(segment, &(_, answer)): (usize, &(&[u32], Answer))| Target { segment, answer, weight: 1.0 };
+    let tokens: Vec<&[u32]> = sequences.iter().map(|(tokens, _)| *tokens).collect();
+    Batch { targets: sequences.iter().enumerate().map(target).collect(), ..Batch::packed(&tokens, Vec::new()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_belong_to_the_roots_of_their_sequences() {
+        let batch = pack_targets(&[(&[0, 5, 2], Answer::Class(1)), (&[0, 2], Answer::Number(0.5))]);
+        assert_eq!((batch.tokens.len(), batch.weight(), batch.labels.len()), (5, 2.0, 0));
+        let target = Target { segment: 1, answer: Answer::Number(0.5), weight: 1.0 };
+        assert_eq!(batch.targets[1], target);
+    }
 
     #[test]
     fn labels_predict_the_next_token_of_their_own_sequence() {

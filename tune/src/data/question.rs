@@ -77,7 +77,7 @@ pub fn pack_questions(questions: &[&Question], shared: bool) -> Batch {
         choices.push(Choice { candidates: ranges, gold: question.gold });
     }
     let segments = Segments::new(&pieces).unwrap_or_else(|error| panic!("candidates without tokens: {error}"));
-    Batch { tokens, segments, labels, choices }
+    Batch { tokens, segments, labels, choices, targets: Vec::new() }
 }
 
 #[cfg(test)]

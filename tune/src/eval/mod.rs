@@ -1,6 +1,7 @@
 //! Judging and using a model: log-probabilities of given tokens, choices among candidates, generation, and the measure of what is answered.
 
 mod choose;
+mod classify;
 mod evaluate;
 mod generate;
 mod prefix;
@@ -9,6 +10,7 @@ mod score;
 mod text;
 
 pub use choose::{Choices, choose};
+pub use classify::classify;
 pub use evaluate::{Answering, Examination, Examined};
 pub use generate::{Finish, GenerateError, GenerateOptions, Generated, check_prompts, generate};
 pub use sampling::Sampling;

@@ -46,7 +46,7 @@ pub(super) fn plant(prompts: &[&[u32]]) -> Planted {
         unreachable!("pieces are never empty and parents stand before their children: {error}")
     });
     Planted {
-        batch: Batch { tokens: forest.tokens, segments, labels: Vec::new(), choices: Vec::new() },
+        batch: Batch { tokens: forest.tokens, segments, labels: Vec::new(), choices: Vec::new(), targets: Vec::new() },
         leaves: forest.leaves,
     }
 }

@@ -2,10 +2,9 @@
 
 use thiserror::Error;
 
-use super::MODULES;
 use super::linear::Linear;
-use super::{Decoder, ModelConfig, Unfrozen};
-use crate::adapter::{Method, Parameters, Selection, SelectionError, Site, Tensor};
+use super::{Decoder, Learned, ModelConfig, Unfrozen};
+use crate::adapter::{Method, Parameters, Selection, SelectionError, Site, Target, Tensor};
 use crate::tensor::Real;
 
 /// One `[[adapter]]` entry: a method and the sites it goes to.
@@ -51,6 +50,18 @@ pub enum AttachError {
         /// The site.
         site: String,
     },
+    /// Two entries bring what a site can have only once.
+    #[error("adapter.{entry}: {site} already has a {what}, from adapter.{other}: it takes one")]
+    Twice {
+        /// Index of the entry.
+        entry: usize,
+        /// Index of the entry before it.
+        other: usize,
+        /// The site.
+        site: String,
+        /// What there is twice.
+        what: &'static str,
+    },
 }
 
 impl AttachError {
@@ -60,6 +71,7 @@ impl AttachError {
             Self::Selection { error, .. } => error.to_string(),
             Self::Settings { reason, others, .. } => format!("{reason}{}", more(*others)),
             Self::Unfrozen { other, site, .. } => format!("{site} is also chosen by adapter.{other}"),
+            Self::Twice { other, site, what, .. } => format!("{site} already has a {what}, from adapter.{other}"),
         }
     }
 }
@@ -68,18 +80,24 @@ fn more(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" (and {count} more sites)") }
 }
 
-/// For each entry the indices of its sites among [`ModelConfig::modules`], in the model's order. Only a method that unfreezes sees more than the linears.
+/// For each entry the indices of its sites among [`ModelConfig::attachable`], in the model's order: by its method's target linears, modules with parameters, or
+/// the attention.
 ///
 /// # Errors
 /// Everything that does not fit, over all entries.
 pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<Vec<usize>>, Vec<AttachError>> {
-    let modules = config.modules();
-    let linears = config.layers * MODULES.len();
+    let modules = config.attachable();
+    let (linears, attention) = (config.layers * config.layer_linears(), modules.len() - 1);
     let mut errors = Vec::new();
     let mut chosen: Vec<Vec<usize>> = Vec::new();
     for (entry, attachment) in attachments.iter().enumerate() {
-        let sites = if attachment.method.unfreezes() { &modules } else { &modules[..linears] };
-        match attachment.selection.resolve(sites) {
+        let chosen_sites = match attachment.method.target() {
+            Target::Linears => attachment.selection.resolve(&modules[..linears]),
+            Target::Modules => attachment.selection.resolve(&modules[..attention]),
+            Target::Attention => Ok(vec![attention]),
+        };
+        let sites = &modules;
+        match chosen_sites {
             Ok(list) => {
                 let problems: Vec<String> =
                     list.iter().flat_map(|&index| attachment.method.problems(&sites[index])).collect();
@@ -87,16 +105,7 @@ pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<V
                     let (reason, others) = (reason.clone(), problems.len() - 1);
                     errors.push(AttachError::Settings { entry, reason, others });
                 }
-                // what is attached beside a weight that moves would be folded into it, and lost
-                let clash = chosen.iter().enumerate().find_map(|(other, theirs)| {
-                    let unfrozen = attachment.method.unfreezes() || attachments[other].method.unfreezes();
-                    list.iter().find(|index| unfrozen && theirs.contains(index)).map(|&index| (other, index))
-                });
-                errors.extend(clash.map(|(other, index)| AttachError::Unfrozen {
-                    entry,
-                    other,
-                    site: modules[index].name.clone(),
-                }));
+                errors.extend(clash(attachments, &chosen, entry, &list, &modules));
                 chosen.push(list);
             }
             Err(list) => {
@@ -106,6 +115,32 @@ pub fn resolve(attachments: &[Attachment], config: &ModelConfig) -> Result<Vec<V
         }
     }
     if errors.is_empty() { Ok(chosen) } else { Err(errors) }
+}
+
+/// Why an entry cannot share a site with one before it: what is attached beside a weight that moves would be folded into it and lost, a weight has one magnitude,
+/// and attention one learned prefix.
+fn clash(
+    attachments: &[Attachment],
+    before: &[Vec<usize>],
+    entry: usize,
+    list: &[usize],
+    modules: &[Site],
+) -> Option<AttachError> {
+    let method = &attachments[entry].method;
+    before.iter().enumerate().find_map(|(other, theirs)| {
+        let index = *list.iter().find(|index| theirs.contains(index))?;
+        let (theirs, site) = (&attachments[other].method, modules[index].name.clone());
+        let twice = |what| Some(AttachError::Twice { entry, other, site: site.clone(), what });
+        if method.unfreezes() || theirs.unfreezes() {
+            Some(AttachError::Unfrozen { entry, other, site })
+        } else if method.has_magnitude() && theirs.has_magnitude() {
+            twice("magnitude")
+        } else if method.target() == Target::Attention {
+            twice("learned prefix")
+        } else {
+            None
+        }
+    })
 }
 
 impl<T: Real> Decoder<T> {
@@ -122,7 +157,7 @@ impl<T: Real> Decoder<T> {
         seed: u64,
         mut fill: impl FnMut(usize, &Site, &mut Parameters<T>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let modules = self.config().modules();
+        let modules = self.config().attachable();
         let pairs = attachments.iter().zip(chosen).enumerate();
         let all =
             pairs.flat_map(|(entry, (attachment, list))| list.iter().map(move |&index| (entry, attachment, index)));
@@ -131,6 +166,11 @@ impl<T: Real> Decoder<T> {
             if attachment.method.unfreezes() {
                 self.unfreeze(&site.name, Unfrozen { slot, entry });
                 self.refill(slot, attachment.method.layout(site), |parameters| fill(entry, site, parameters))?;
+                continue;
+            }
+            if let Some(mut prefix) = attachment.method.prefix(site, seed, entry) {
+                fill(entry, site, prefix.parameters_mut())?;
+                self.learned = Some(Learned { prefix, site: site.clone(), slot, entry });
                 continue;
             }
             // sites of methods that wrap are linears, which come first
@@ -142,7 +182,16 @@ impl<T: Real> Decoder<T> {
         }
         // every adapter saw the file's W0; the folds follow together
         self.linears_mut().filter(|linear| !linear.attached().is_empty()).for_each(Linear::fold);
+        self.prepare();
         Ok(())
+    }
+
+    /// Brings what follows from the parameters up to date, after they were changed.
+    pub fn prepare(&mut self) {
+        self.linears_mut().for_each(Linear::prepare);
+        if let Some(learned) = &mut self.learned {
+            learned.prefix.prepare();
+        }
     }
 
     /// Offers the own parameters of an unfrozen module to `fill` under their names on disk.

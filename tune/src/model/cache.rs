@@ -42,6 +42,11 @@ impl<T: Real> Prefix<T> {
         Continuation { forest: Arc::clone(&self.0), path, inherited, own: 0, pages: Vec::new() }
     }
 
+    /// Rotated keys and values of each layer, head-major `[kv_heads * tokens, head_dim]`; virtual tokens behind the others.
+    pub fn layers(&self) -> &[[Matrix<T>; 2]] {
+        &self.0.layers
+    }
+
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
         self.0.layers.iter().flatten().map(Matrix::bytes).sum()
@@ -81,7 +86,7 @@ impl<T: Real> Continuation<T> {
 
     /// Keeps keys and values of the newest token, which is row `row` of `sequences`.
     fn keep(&mut self, layer: usize, row: usize, sequences: usize, new: [&Matrix<T>; 2], config: &ModelConfig) {
-        let (dim, slot) = (config.head_dim(), (self.own - 1) % PAGE);
+        let (dim, slot) = (config.head_dim, (self.own - 1) % PAGE);
         let page = &mut self.pages[(self.own - 1) / PAGE];
         for (kind, new) in new.into_iter().enumerate() {
             for head in 0..config.kv_heads {
@@ -93,16 +98,16 @@ impl<T: Real> Continuation<T> {
 
     /// Keys and values of a layer, from the root to the newest token.
     fn runs(&self, layer: usize, config: &ModelConfig) -> impl Iterator<Item = Run<'_, T>> {
-        let (dim, block) = (config.head_dim(), block(config));
+        let (dim, block) = (config.head_dim, block(config));
         let [keys, values] = &self.forest.layers[layer];
-        let stride = self.forest.segments.tokens() * dim;
+        let stride = self.forest.segments.keys() * dim;
         let shared = self.path.iter().map(move |range| {
             let at = range.start * dim;
-            Run { keys: &keys.data()[at..], values: &values.data()[at..], stride, tokens: range.len() }
+            Run { keys: &keys.data()[at..], values: &values.data()[at..], stride, tokens: 0..range.len() }
         });
         let own = self.pages.iter().enumerate().map(move |(index, page)| {
             let (keys, values) = page[layer * 2 * block..(layer + 1) * 2 * block].split_at(block);
-            Run { keys, values, stride: PAGE * dim, tokens: PAGE.min(self.own - index * PAGE) }
+            Run { keys, values, stride: PAGE * dim, tokens: 0..PAGE.min(self.own - index * PAGE) }
         });
         shared.chain(own)
     }
@@ -110,12 +115,12 @@ impl<T: Real> Continuation<T> {
 
 /// Elements of the keys of one layer in a page.
 fn block(config: &ModelConfig) -> usize {
-    config.kv_heads * PAGE * config.head_dim()
+    config.kv_heads * PAGE * config.head_dim
 }
 
 /// Bytes of keys and values for `prefilled` tokens of prefixes and `sequences` continuations that are given up to `own` tokens each.
 pub fn cache_bytes(config: &ModelConfig, prefilled: usize, sequences: usize, own: usize, number_bytes: usize) -> u64 {
-    let token = (config.layers * 2 * config.kv_heads * config.head_dim() * number_bytes) as u64;
+    let token = (config.layers * 2 * config.kv_heads * config.head_dim * number_bytes) as u64;
     let tokens = (own as u64).next_multiple_of(PAGE as u64).saturating_mul(sequences as u64);
     tokens.saturating_add(prefilled as u64).saturating_mul(token)
 }
@@ -125,19 +130,21 @@ impl<T: Real> Decoder<T> {
     /// looked at.
     ///
     /// # Panics
-    /// When a token id is not below the vocabulary size.
+    /// When a token id is not below the vocabulary size, or the model is no decoder.
     pub fn prefill(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> (Prefix<T>, Matrix<T>) {
-        let rope = self.rope(batch, pass);
-        let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let mut x = self.embedding.weight.gather(&batch.tokens, pass.workspace);
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
+        let mut x = self.embedding.forward(batch, pass).0;
+        assert!(self.config.attention.causal, "only a decoder goes on");
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (output, kept) = layer.prefill(&x, shared);
             x = output;
             layers.push(kept);
         }
-        let logits = self.head().forward(&self.normed_rows(&x, rows, pass), pass.workspace);
-        (Prefix(Arc::new(Forest { segments: batch.segments.clone(), layers })), logits)
+        let logits = self.project(&x, rows, pass);
+        (Prefix(Arc::new(Forest { segments: segments.into_owned(), layers })), logits)
     }
 
     /// Gives each of `live` its next token and returns the logits behind it, `[live.len(), vocab]`: what [`Decoder::logits`] gives for the last row of the
@@ -151,20 +158,20 @@ impl<T: Real> Decoder<T> {
         assert!(!live.is_empty() && live.len() == tokens.len(), "one token for each sequence");
         let (config, workspace) = (&self.config, pass.workspace);
         let positions: Vec<usize> = live.iter().map(Continuation::tokens).collect();
-        let rope = config.rope.table(&positions, workspace);
+        let ropes = self.ropes(&positions, pass);
         live.iter_mut().for_each(|sequence| sequence.grow(config, workspace));
-        let mut x = self.embedding.weight.gather(tokens, workspace);
+        let mut x = self.embedding.infer(tokens, &positions, pass);
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.step(&x, &rope, pass, |[q, k, v]| {
+            x = layer.step(&x, &ropes, pass, |[q, k, v]| {
                 for (row, sequence) in live.iter_mut().enumerate() {
                     sequence.keep(index, row, tokens.len(), [k, v], config);
                 }
-                let mut paths = Paths::default();
-                live.iter().for_each(|sequence| paths.push(sequence.runs(index, config)));
-                decode::forward(q, config.kv_heads, &paths, workspace)
+                let (mut paths, rule) = (Paths::default(), layer.attention.rule);
+                live.iter().for_each(|sequence| paths.push(sequence.runs(index, config), rule.window));
+                decode::forward(q, config.kv_heads, &paths, rule, workspace)
             });
         }
         let rows: Vec<usize> = (0..tokens.len()).collect();
-        self.head().forward(&self.normed_rows(&x, &rows, pass), workspace)
+        self.project(&x, &rows, pass)
     }
 }

@@ -1,8 +1,10 @@
 //! What a run costs, from shapes alone: floating-point operations a token and bytes of memory. `quanta plan` prints it, and a run checks it against the
 //! machine before it reads a weight.
 
+use std::ops::Range;
+
 use super::attach::Attachment;
-use super::{MODULES, ModelConfig};
+use super::{ModelConfig, Place};
 use crate::adapter::{Kind, Site};
 
 /// The part of a run's settings that its cost depends on.
@@ -62,21 +64,28 @@ impl Cost {
 
     /// The cost of training `attachments`, attached to the sites of `chosen`.
     pub fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], run: Training) -> Self {
-        let sites = config.modules();
+        let sites = config.attachable();
         let pairs =
             || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
         // the embedding lies below all layers; the final norm and the head above them
-        let depth = |site: &Site| match (site.layer, site.kind) {
-            (Some(layer), _) => layer,
-            (None, Kind::Table) if site.name.ends_with("embed_tokens") => 0,
-            (None, _) => config.layers,
+        let embedding = |site: &Site| config.embedding_names().any(|name| name == site.name);
+        let depth = |site: &Site| match site.layer {
+            Some(layer) => layer,
+            None if embedding(site) || site.kind == Kind::Attention => 0,
+            None => config.layers,
         };
         let lowest = pairs().map(|(_, site)| depth(site)).min().unwrap_or(config.layers);
         let (layers, kept) = (config.layers as u64, (config.layers - lowest) as u64);
-        let linear: u64 = sites.iter().take(MODULES.len()).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
+        let linear: u64 =
+            sites.iter().take(config.layer_linears()).map(|site| 2 * (site.d_in * site.d_out) as u64).sum();
         // scores and their product with the values, over half the square; backward computes the scores again and four products
-        let attention = (4 * config.heads * config.head_dim() * run.length.div_ceil(2)) as u64;
-        let forward = linear + attention;
+        // an encoder sees the whole of a sequence, a decoder half of the square
+        let seen = if config.attention.causal { run.length.div_ceil(2) } else { run.length };
+        let pairs_of = |layer| config.rule(layer).window.map_or(seen, |w| w.min(seen));
+        let attention_of = |layers: Range<usize>| {
+            layers.map(|l| (4 * config.heads * config.head_dim * pairs_of(l)) as u64).sum::<u64>()
+        };
+        let (all, above) = (attention_of(0..config.layers), attention_of(lowest..config.layers));
         let pieces = || pairs().flat_map(|(method, site)| method.layout(site));
         let numbers =
             |trainable| -> u64 { pieces().filter(|t| t.trainable == trainable).map(|t| t.elements() as u64).sum() };
@@ -88,20 +97,27 @@ impl Cost {
             pairs().filter(|(method, _)| method.unfreezes()).map(|(m, site)| m.parameters(site) as u64).sum();
         let matrices = (config.parameters() as u64 - own) * run.weight_bytes as u64;
         let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
-        let (q, kv) = ((config.heads * config.head_dim()) as u64, (config.kv_heads * config.head_dim()) as u64);
-        let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + 2 * ff);
-        let logits =
-            number * (run.labels as u64).min((1u64 << 22) / config.vocab_size as u64 + 1) * config.vocab_size as u64;
+        let (q, kv) = ((config.heads * config.head_dim) as u64, (config.kv_heads * config.head_dim) as u64);
+        // rows of single heads before their norm, outputs before theirs
+        let at = |place, elements| if config.has_norm(place) { elements } else { 0 };
+        let heads = at(Place::Queries, q) + at(Place::Keys, kv);
+        let around = [Place::AttentionOutput, Place::AttentionSum, Place::MlpOutput, Place::MlpSum];
+        let normed = heads + around.iter().map(|&place| at(place, d)).sum::<u64>();
+        let inner = if config.gated() { 2 * ff } else { ff };
+        let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + inner + normed);
+        // a head over whole sequences has a hidden row and a few outputs for each
+        let width = config.labels.map_or(config.vocab_size, |labels| config.hidden_size + labels) as u64;
+        let logits = number * (run.labels as u64).min((1u64 << 22) / width + 1) * width;
         Self {
-            forward_flops: layers * forward + if run.recompute { kept * forward } else { 0 },
-            backward_flops: kept * (linear + attention * 5 / 2),
-            head_flops: 4 * (config.vocab_size * config.hidden_size) as u64,
+            forward_flops: layers * linear + all + if run.recompute { kept * linear + above } else { 0 },
+            backward_flops: kept * linear + above * 5 / 2,
+            head_flops: 4 * width * config.hidden_size as u64,
             adapter_flops: adapter_backward + if run.recompute { 2 * adapter } else { adapter },
             weight_bytes: matrices,
             // what trains has a gradient and two moments beside it
             adapter_bytes: number * (4 * numbers(true) + numbers(false)),
             saved_bytes: if run.recompute { number * tokens * d * kept + layer_bytes } else { layer_bytes * kept },
-            working_bytes: logits.max(number * tokens * (3 * d + 2 * ff)) + number * tokens * config.head_dim() as u64,
+            working_bytes: logits.max(number * tokens * (3 * d + 2 * ff)) + number * tokens * config.head_dim as u64,
         }
     }
 }

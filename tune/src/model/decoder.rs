@@ -1,36 +1,45 @@
-//! A decoder-only transformer: embedding, layers, final norm, head; the schedule of a training pass and of a scoring pass.
+//! A transformer: embedding, layers, final norm, head; the schedule of a training pass and of a scoring pass.
 //!
 //! Training: layers below the lowest one that trains run without keeping anything and are never visited again; the head and its gradient exist only for
-//! labelled rows.
+//! labelled rows. The head is one over the vocabulary, or one over whole sequences, which reads their first tokens.
+
+use std::borrow::Cow;
 
 use super::config::ModelConfig;
+use super::embedding::Embedding;
+use super::head::Head;
 use super::layer::{Layer, Saved as LayerSaved, Shared};
+use super::learned::{Learned, VirtualTokens};
 use super::linear::{Attached, Linear};
-use super::trained::{Norm, Table as Tokens, Unfrozen};
+use super::norm::{Norm, Saved as NormSaved};
+use super::trained::{Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
-use crate::ops::loss::Label;
+use crate::ops::loss::{Head as Vocabulary, Label};
 use crate::ops::rope::Table;
-use crate::ops::{Batch, Weight, choice, loss, norm};
+use crate::ops::{Batch, Segments, choice, loss, target};
 use crate::tensor::{Matrix, Real};
 
-/// A decoder with its weights and whatever is attached.
+/// A transformer with its weights and whatever is attached: a decoder, or an encoder with a head over whole sequences.
 pub struct Decoder<T: Real> {
     pub(super) config: ModelConfig,
-    pub(super) embedding: Tokens<T>,
+    pub(super) embedding: Embedding<T>,
     pub(super) layers: Vec<Layer<T>>,
-    pub(super) norm: Norm<T>,
-    /// The output head; none when it is the embedding.
-    pub(super) head: Option<Tokens<T>>,
+    pub(super) norm: Option<Norm<T>>,
+    pub(super) head: Head<T>,
+    /// Keys and values that every sequence sees first, where a method learns them.
+    pub(super) learned: Option<Learned<T>>,
 }
 
-/// The parts of a decoder that have parameters.
+/// Everything that has parameters.
 pub(super) struct Parts<'a, T: Real> {
-    /// The layers.
-    pub(super) layers: &'a mut [Layer<T>],
-    /// The final norm.
-    pub(super) norm: &'a mut Norm<T>,
-    /// The embedding, and the head where it is not tied.
+    /// The linears of the layers and of the head.
+    pub(super) linears: Vec<&'a mut Linear<T>>,
+    /// The norms.
+    pub(super) norms: Vec<&'a mut Norm<T>>,
+    /// The tables of the embedding, and the head's where it is not tied.
     pub(super) tables: Vec<&'a mut Tokens<T>>,
+    /// The learned prefix of attention.
+    pub(super) learned: Option<&'a mut Learned<T>>,
 }
 
 /// One layer's state between forward and backward.
@@ -56,12 +65,12 @@ impl<T: Real> Decoder<T> {
 
     /// All linears of the layers, in the order of [`ModelConfig::sites`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear<T>> {
-        self.layers.iter().flat_map(|layer| layer.linears.iter())
+        self.layers.iter().flat_map(Layer::linears)
     }
 
     /// All linears of the layers, to attach to.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<T>> {
-        self.layers.iter_mut().flat_map(|layer| layer.linears.iter_mut())
+        self.layers.iter_mut().flat_map(Layer::linears_mut)
     }
 
     /// All attached adapters with their sites, in slot order within a site, sites in the order of the forward pass.
@@ -69,34 +78,55 @@ impl<T: Real> Decoder<T> {
         self.linears().flat_map(|linear| linear.attached().iter().map(|attached| (linear.site(), attached)))
     }
 
-    /// All norms, layer by layer, the final one last.
-    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
-        self.layers.iter().flat_map(|layer| [&layer.attention_norm, &layer.mlp_norm]).chain([&self.norm])
+    /// The linears of a head over whole sequences.
+    pub fn head_linears(&self) -> impl Iterator<Item = &Linear<T>> {
+        let classifier = match &self.head {
+            Head::Classes(classifier) => Some(classifier),
+            Head::Vocabulary(_) => None,
+        };
+        classifier.into_iter().flat_map(|classifier| [&classifier.dense, &classifier.output])
     }
 
-    /// The embedding, and the head where it is not tied.
+    /// All norms.
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
+        self.layers.iter().flat_map(Layer::norms).chain(&self.norm).chain(&self.embedding.norm)
+    }
+
+    /// The tables of the embedding, and the head's where it is not tied.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Tokens<T>> {
-        std::iter::once(&self.embedding).chain(&self.head)
+        let head = if let Head::Vocabulary(own) = &self.head { own.as_ref() } else { None };
+        self.embedding.tables().chain(head)
     }
 
     /// Everything with parameters, to be changed.
     pub(super) fn parts_mut(&mut self) -> Parts<'_, T> {
-        let tables = std::iter::once(&mut self.embedding).chain(&mut self.head).collect();
-        Parts { layers: &mut self.layers, norm: &mut self.norm, tables }
+        let (mut tables, embedding_norm) = self.embedding.parts_mut();
+        let (mut linears, mut norms) = (Vec::new(), Vec::new());
+        for layer in &mut self.layers {
+            let (layer_linears, layer_norms) = layer.parts_mut();
+            linears.extend(layer_linears);
+            norms.extend(layer_norms);
+        }
+        norms.extend(self.norm.as_mut().into_iter().chain(embedding_norm));
+        match &mut self.head {
+            Head::Vocabulary(own) => tables.extend(own),
+            Head::Classes(classifier) => linears.extend([&mut classifier.dense, &mut classifier.output]),
+        }
+        Parts { linears, norms, tables, learned: self.learned.as_mut() }
     }
 
-    /// The output head, `[vocab, hidden]`.
-    pub fn head(&self) -> &Weight<T> {
-        &self.head_table().weight
-    }
-
-    fn head_table(&self) -> &Tokens<T> {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    /// The matrix over the vocabulary, and where it trains.
+    fn vocabulary(&self) -> (Vocabulary<'_, T>, Option<Unfrozen>) {
+        let table = match &self.head {
+            Head::Vocabulary(own) => own.as_ref().unwrap_or(&self.embedding.tokens),
+            Head::Classes(_) => panic!("a model with a head over whole sequences has no logits of tokens"),
+        };
+        (Vocabulary { weight: &table.weight, softcap: self.config.logit_softcap }, table.unfrozen)
     }
 
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> usize {
-        let linears: usize = self.linears().map(|linear| linear.weight().bytes()).sum();
+        let linears: usize = self.linears().chain(self.head_linears()).map(|linear| linear.weight().bytes()).sum();
         linears + self.tables().map(|table| table.weight.bytes()).sum::<usize>()
     }
 
@@ -104,15 +134,15 @@ impl<T: Real> Decoder<T> {
     ///
     /// With `recompute`, only each layer's input is kept and its forward runs again in backward.
     pub fn train(&self, batch: &Batch, recompute: bool, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> Outcome {
-        let workspace = pass.workspace;
-        let rope = self.rope(batch, pass);
-        let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let embedding_slot = self.embedding.unfrozen.map(|at| at.slot);
-        let lowest = match embedding_slot {
-            Some(_) => 0,
-            None => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
+        let embedding_trains = self.embedding.trains();
+        let lowest = match embedding_trains || learned.is_some() {
+            true => 0,
+            false => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
         };
-        let mut x = self.embedding.weight.gather(&batch.tokens, workspace);
+        let (mut x, embedded) = self.embedding.forward(batch, pass);
         let mut kept = Vec::with_capacity(self.layers.len() - lowest);
         for (index, layer) in self.layers.iter().enumerate() {
             if index < lowest || recompute {
@@ -127,92 +157,171 @@ impl<T: Real> Decoder<T> {
                 kept.push(Kept::All(Box::new(saved)));
             }
         }
-        let saved_bytes = kept.iter().map(Kept::bytes).sum();
-        let (loss, mut gradient) = self.loss(&x, batch, gradients, pass);
+        let saved_bytes = kept.iter().map(Kept::bytes).sum::<usize>() + embedded.bytes();
+        let (loss, gradient) = match &self.head {
+            Head::Vocabulary(_) => self.label_loss(&x, batch, gradients, pass),
+            Head::Classes(_) => self.target_loss(&x, batch, gradients, pass),
+        };
         drop(x);
+        // only the lowest layer is asked for nothing below it
+        let mut gradient = Some(gradient);
         for (index, kept) in kept.into_iter().enumerate().rev() {
-            let (layer, wanted) = (&self.layers[lowest + index], index > 0 || embedding_slot.is_some());
-            let below = match kept {
-                Kept::All(saved) => layer.backward(*saved, gradient, wanted, shared, gradients),
-                Kept::Input(input) => layer.recompute_backward(input, gradient, wanted, shared, gradients),
+            let (layer, wanted) = (&self.layers[lowest + index], index > 0 || embedding_trains);
+            let Some(above) = gradient.take() else { break };
+            gradient = match kept {
+                Kept::All(saved) => layer.backward(*saved, above, wanted, shared, gradients),
+                Kept::Input(input) => layer.recompute_backward(input, above, wanted, shared, gradients),
             };
-            match below {
-                Some(next) => gradient = next,
-                // only the lowest layer is asked for nothing below it
-                None => return Outcome { loss, saved_bytes },
-            }
         }
-        if let Some(slot) = embedding_slot {
-            self.embedding.weight.gather_gradient(&batch.tokens, &gradient, gradients.slot_mut(slot));
+        if let (Some(virtual_tokens), Some(learned)) = (learned, &self.learned) {
+            learned.prefix.backward(&virtual_tokens.into_gradient(), gradients.slot_mut(learned.slot));
+        }
+        if let (true, Some(gradient)) = (embedding_trains, gradient) {
+            self.embedding.backward(batch, embedded, gradient, gradients, pass);
         }
         Outcome { loss, saved_bytes }
     }
 
     /// Log-probability of each of the batch's labels, in their order.
+    ///
+    /// # Panics
+    /// When the head is one over whole sequences.
     pub fn log_probabilities(&self, batch: &Batch, pass: &Pass<'_, T>) -> Vec<f64> {
         let rows = loss::rows(&batch.labels);
         let normed = self.normed_rows(&self.hidden(batch, pass), &rows, pass);
-        loss::log_probabilities(&normed, self.head(), &batch.labels, pass.workspace)
+        loss::log_probabilities(&normed, &self.vocabulary().0, &batch.labels, pass.workspace)
     }
 
     /// Logits of the given token rows, `[rows.len(), vocab]`.
+    ///
+    /// # Panics
+    /// When the head is one over whole sequences.
     pub fn logits(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        let normed = self.normed_rows(&self.hidden(batch, pass), rows, pass);
-        self.head().forward(&normed, pass.workspace)
+        self.project(&self.hidden(batch, pass), rows, pass)
+    }
+
+    /// Outputs of the head over whole sequences, `[roots, labels]`: one row for each root segment of the batch.
+    ///
+    /// # Panics
+    /// When the head is one over the vocabulary.
+    pub fn outputs(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
+        let Head::Classes(classifier) = &self.head else {
+            panic!("a model with a head over the vocabulary has no outputs for whole sequences")
+        };
+        let firsts: Vec<usize> =
+            batch.segments.trees().iter().map(|tree| batch.segments.tree_tokens(tree).start).collect();
+        classifier.forward(pick(&self.hidden(batch, pass), &firsts, pass), pass).0
     }
 
     /// The residual stream after the last layer; nothing is kept.
     fn hidden(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
-        let rope = self.rope(batch, pass);
-        let shared = Shared { segments: &batch.segments, rope: &rope, pass };
-        let embedded = self.embedding.weight.gather(&batch.tokens, pass.workspace);
-        self.layers.iter().fold(embedded, |x, layer| layer.infer(&x, shared))
+        let (learned, segments) = self.virtual_tokens(batch, pass);
+        let ropes = self.ropes(segments.positions(), pass);
+        let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
+        self.layers.iter().fold(self.embedding.forward(batch, pass).0, |x, layer| layer.infer(&x, shared))
     }
 
-    /// Loss sum and the gradient of the residual stream after the last layer, zero outside labelled rows.
-    fn loss(&self, x: &Matrix<T>, batch: &Batch, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> (f64, Matrix<T>) {
+    /// Loss sum of labels and the gradient of the residual stream after the last layer, zero outside labelled rows.
+    fn label_loss(
+        &self,
+        x: &Matrix<T>,
+        batch: &Batch,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) -> (f64, Matrix<T>) {
         let workspace = pass.workspace;
         let rows = loss::rows(&batch.labels);
-        let (picked, normed, saved) = self.norm_rows(x, &rows, pass);
-        let d_head = self.head_table().unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
+        let picked = pick(x, &rows, pass);
+        let (normed, saved) = self.final_norm(&picked, pass);
+        let (head, unfrozen) = self.vocabulary();
+        let d_head = unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
+        let states = normed.as_ref().unwrap_or(&picked);
         let (loss, d_normed) = match batch.choices.is_empty() {
-            true => loss::forward_backward(&normed, self.head(), &batch.labels, d_head, workspace),
+            true => loss::forward_backward(states, &head, &batch.labels, d_head, workspace),
             false => {
-                let log_probabilities = loss::log_probabilities(&normed, self.head(), &batch.labels, workspace);
+                let log_probabilities = loss::log_probabilities(states, &head, &batch.labels, workspace);
                 let (loss, weights) = choice::weigh(&batch.choices, &log_probabilities);
                 let weighed = batch.labels.iter().zip(weights).map(|(label, weight)| Label { weight, ..*label });
                 let weighed: Vec<Label> = weighed.collect();
-                (loss, loss::forward_backward(&normed, self.head(), &weighed, d_head, workspace).1)
+                (loss, loss::forward_backward(states, &head, &weighed, d_head, workspace).1)
             }
         };
-        let d_picked = workspace.zeros(picked.rows(), picked.cols());
-        let d_picked = self.norm.backward(&d_normed, &picked, &saved, d_picked, true, gradients);
-        let d_picked = d_picked.expect("an input gradient that was asked for");
-        let mut dx = workspace.zeros(x.rows(), x.cols());
-        for (index, &row) in rows.iter().enumerate() {
-            dx.row_mut(row).copy_from_slice(d_picked.row(index));
-        }
-        (loss, dx)
+        let d_picked = match (&self.norm, &saved) {
+            (Some(norm), Some(saved)) => {
+                let zeros = workspace.zeros(picked.rows(), picked.cols());
+                let below = norm.backward(&d_normed, &picked, saved, zeros, true, gradients);
+                below.expect("an input gradient that was asked for")
+            }
+            _ => d_normed,
+        };
+        (loss, scatter(&d_picked, &rows, x, pass))
     }
 
-    pub(super) fn normed_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        self.norm_rows(x, rows, pass).1
+    /// Loss sum of the targets of whole sequences and the gradient of the residual stream after the last layer, zero outside their first tokens.
+    fn target_loss(
+        &self,
+        x: &Matrix<T>,
+        batch: &Batch,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) -> (f64, Matrix<T>) {
+        let Head::Classes(classifier) = &self.head else { unreachable!("a head over whole sequences") };
+        let rows: Vec<usize> = batch.targets.iter().map(|target| batch.segments.list()[target.segment].start).collect();
+        let (outputs, saved) = classifier.forward(pick(x, &rows, pass), pass);
+        let (loss, d_outputs) = target::forward_backward(&outputs, &batch.targets, pass.workspace);
+        let d_picked = classifier.backward(&d_outputs, saved, true, gradients, pass);
+        (loss, scatter(&d_picked.expect("a gradient that was asked for"), &rows, x, pass))
     }
 
-    /// Rows of `x`, the same normalised, and what the norm's backward needs.
-    fn norm_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> (Matrix<T>, Matrix<T>, norm::Saved<T>) {
-        let mut picked = pass.workspace.matrix(rows.len(), x.cols());
-        for (index, &row) in rows.iter().enumerate() {
-            picked.row_mut(index).copy_from_slice(x.row(row));
-        }
-        let (normed, saved) =
-            norm::forward(&picked, &self.norm.weight, T::from_f64(self.config.norm_eps), pass.workspace);
-        (picked, normed, saved)
+    /// Logits of rows of the residual stream after the last layer.
+    pub(super) fn project(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
+        self.vocabulary().0.logits(&self.normed_rows(x, rows, pass), pass.workspace)
     }
 
-    pub(super) fn rope(&self, batch: &Batch, pass: &Pass<'_, T>) -> Table<T> {
-        self.config.rope.table(batch.segments.positions(), pass.workspace)
+    /// The learned prefix as this pass needs it, and the batch's table with it in front.
+    pub(super) fn virtual_tokens<'b>(
+        &self,
+        batch: &'b Batch,
+        pass: &Pass<'_, T>,
+    ) -> (Option<VirtualTokens<T>>, Cow<'b, Segments>) {
+        let Some(learned) = &self.learned else { return (None, Cow::Borrowed(&batch.segments)) };
+        let (kv_heads, layers) = (self.config.kv_heads, self.config.layers);
+        let tokens = VirtualTokens::new(learned.prefix.as_ref(), layers, kv_heads, pass.workspace);
+        (Some(tokens), Cow::Owned(batch.segments.behind(learned.prefix.tokens())))
     }
+
+    fn normed_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
+        let picked = pick(x, rows, pass);
+        self.final_norm(&picked, pass).0.unwrap_or(picked)
+    }
+
+    /// Rows normalised by the final norm, where there is one, and what its backward needs.
+    fn final_norm(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Option<Matrix<T>>, Option<NormSaved<T>>) {
+        self.norm.as_ref().map(|norm| norm.forward(x, pass.workspace)).unzip()
+    }
+
+    /// Rotations of tokens at these positions, for each rotary embedding of the model.
+    pub(super) fn ropes(&self, positions: &[usize], pass: &Pass<'_, T>) -> Vec<Table<T>> {
+        self.config.ropes.iter().map(|rope| rope.table(positions, pass.workspace)).collect()
+    }
+}
+
+/// Rows of `x` as a matrix of their own.
+fn pick<T: Real>(x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
+    let mut picked = pass.workspace.matrix(rows.len(), x.cols());
+    for (index, &row) in rows.iter().enumerate() {
+        picked.row_mut(index).copy_from_slice(x.row(row));
+    }
+    picked
+}
+
+/// The gradient of `x` from that of [`pick`]ed rows.
+fn scatter<T: Real>(picked: &Matrix<T>, rows: &[usize], x: &Matrix<T>, pass: &Pass<'_, T>) -> Matrix<T> {
+    let mut dx = pass.workspace.zeros(x.rows(), x.cols());
+    for (index, &row) in rows.iter().enumerate() {
+        dx.row_mut(row).copy_from_slice(picked.row(index));
+    }
+    dx
 }
 
 impl<T: Real> Kept<T> {

@@ -1,29 +1,28 @@
-//! One decoder layer: norm, attention, residual, norm, gated MLP, residual; forward and backward.
+//! One layer: a residual step around attention, a residual step around the MLP; forward and backward.
 //!
-//! Forward keeps the residual stream before and in the middle of the layer, the rotated queries and keys, the values, the attention output, and the two
-//! MLP inputs; normalised rows, the MLP's product and rotations are computed again in backward, where they cost less than the memory they would take.
+//! Forward keeps the residual stream before and in the middle of the layer and what the two steps keep; recomputation keeps the layer's input alone.
 
-use super::linear::{InputGradient, Linear, Saved as LinearSaved};
-use super::trained::Norm;
+use super::attention::{Attention, Saved as AttentionSaved};
+use super::learned::VirtualTokens;
+use super::linear::Linear;
+use super::mlp::{Mlp, Saved as MlpSaved};
+use super::norm::Norm;
+use super::residual::{Given, Input, Residual, Saved as ResidualSaved};
 use crate::adapter::{Gradients, Pass};
+use crate::ops::Segments;
 use crate::ops::rope::Table;
-use crate::ops::{Segments, attention, gated, heads, norm};
 use crate::tensor::{Matrix, Real};
 
-/// A decoder layer.
+/// A layer.
 pub struct Layer<T: Real> {
-    /// The norm before attention.
-    pub attention_norm: Norm<T>,
-    /// The norm before the MLP.
-    pub mlp_norm: Norm<T>,
-    /// Queries, keys, values, attention output, gate, up, down: the order of [`MODULES`](super::MODULES).
-    pub linears: [Linear<T>; 7],
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Added to the mean square in norms.
-    pub norm_eps: T,
+    /// The norms around attention.
+    pub around_attention: Residual<T>,
+    /// Attention.
+    pub attention: Attention<T>,
+    /// The norms around the MLP.
+    pub around_mlp: Residual<T>,
+    /// The MLP.
+    pub mlp: Mlp<T>,
 }
 
 /// What all layers of one pass share.
@@ -31,8 +30,10 @@ pub struct Layer<T: Real> {
 pub struct Shared<'a, T: Real> {
     /// Who sees whom.
     pub segments: &'a Segments,
-    /// Rotations of the tokens' positions.
-    pub rope: &'a Table<T>,
+    /// Rotations of the tokens' positions, for each rotary embedding of the model.
+    pub ropes: &'a [Table<T>],
+    /// Virtual tokens whose keys and values are learned.
+    pub learned: Option<&'a VirtualTokens<T>>,
     /// Workspace and random streams.
     pub pass: &'a Pass<'a, T>,
 }
@@ -43,62 +44,61 @@ pub struct Saved<T: Real> {
     inner: Inner<T>,
 }
 
-/// Everything but the input, which is all that recomputation needs. `A` is what attention keeps of its own.
-struct Inner<T: Real, A = Attended<T>> {
-    attention_norm: norm::Saved<T>,
-    q: Matrix<T>,
-    k: Matrix<T>,
-    v: Matrix<T>,
-    attention: A,
+/// Everything but the input, which is all that recomputation needs.
+struct Inner<T: Real> {
+    around_attention: ResidualSaved<T>,
+    attention: AttentionSaved<T>,
     middle: Matrix<T>,
-    mlp_norm: norm::Saved<T>,
-    gate: Matrix<T>,
-    up: Matrix<T>,
-    linears: [LinearSaved<T>; 7],
-}
-
-/// What attention within a batch keeps: its output, head-major, and its denominators.
-struct Attended<T: Real> {
-    o: Matrix<T>,
-    saved: attention::Saved<T>,
+    around_mlp: ResidualSaved<T>,
+    mlp: MlpSaved<T>,
 }
 
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
     pub fn bytes(&self) -> usize {
-        let inner = &self.inner;
-        let matrices =
-            [&self.input, &inner.q, &inner.k, &inner.v, &inner.attention.o, &inner.middle, &inner.gate, &inner.up];
-        matrices.iter().map(|m| m.bytes()).sum::<usize>()
-            + inner.attention_norm.bytes()
-            + inner.mlp_norm.bytes()
-            + inner.attention.saved.bytes()
-            + inner.linears.iter().map(LinearSaved::bytes).sum::<usize>()
+        let Inner { around_attention, attention, middle, around_mlp, mlp } = &self.inner;
+        self.input.bytes()
+            + around_attention.bytes()
+            + attention.bytes()
+            + middle.bytes()
+            + around_mlp.bytes()
+            + mlp.bytes()
     }
 }
 
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
-const GATE: usize = 4;
-const UP: usize = 5;
-const DOWN: usize = 6;
-
 impl<T: Real> Layer<T> {
+    /// The linears in the order of the forward pass.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<T>> {
+        self.attention.linears().into_iter().chain(self.mlp.linears())
+    }
+
+    /// As [`Self::linears`], to be changed.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<T>> {
+        self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut())
+    }
+
+    /// All norms.
+    pub fn norms(&self) -> impl Iterator<Item = &Norm<T>> {
+        self.around_attention.norms().chain(self.attention.norms()).chain(self.around_mlp.norms())
+    }
+
+    /// The linears and the norms, to be changed.
+    pub(super) fn parts_mut(&mut self) -> (Vec<&mut Linear<T>>, Vec<&mut Norm<T>>) {
+        let Self { around_attention, attention, around_mlp, mlp } = self;
+        let Attention { query, key, value, output, query_norm, key_norm, .. } = attention;
+        let linears = [query, key, value, output].into_iter().chain(mlp.linears_mut()).collect();
+        let norms = around_attention.norms_mut().chain(query_norm).chain(key_norm).chain(around_mlp.norms_mut());
+        (linears, norms.collect())
+    }
+
     /// Whether anything in the layer trains.
     pub fn trains(&self) -> bool {
-        self.attention_trains() || self.mlp_trains()
+        self.first_half_trains() || self.mlp.trains() || self.around_mlp.trains()
     }
 
     /// Whether anything before the middle of the layer trains.
-    fn attention_trains(&self) -> bool {
-        self.linears[Q..=O].iter().any(Linear::trains) || self.attention_norm.unfrozen.is_some()
-    }
-
-    /// Whether anything behind the middle of the layer trains.
-    fn mlp_trains(&self) -> bool {
-        self.linears[GATE..].iter().any(Linear::trains) || self.mlp_norm.unfrozen.is_some()
+    fn first_half_trains(&self) -> bool {
+        self.attention.trains() || self.around_attention.trains()
     }
 
     /// The residual stream after the layer, `[tokens, hidden]`, and what backward needs.
@@ -115,7 +115,7 @@ impl<T: Real> Layer<T> {
     /// As [`Self::infer`], with the rotated keys and the values, head-major, for tokens that follow later.
     pub fn prefill(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, [Matrix<T>; 2]) {
         let (output, inner) = self.run(input, shared);
-        (output, [inner.k, inner.v])
+        (output, inner.attention.into_keys_and_values())
     }
 
     /// As [`Self::infer`] for tokens whose keys lie elsewhere: `attend` is given rotated queries, rotated keys and values, head-major, and returns the
@@ -123,54 +123,25 @@ impl<T: Real> Layer<T> {
     pub fn step(
         &self,
         input: &Matrix<T>,
-        rope: &Table<T>,
+        ropes: &[Table<T>],
         pass: &Pass<'_, T>,
         attend: impl FnOnce([&Matrix<T>; 3]) -> Matrix<T>,
     ) -> Matrix<T> {
-        self.run_with(input, rope, pass, |projections| (attend(projections), ())).0
+        let attend = |projections: [&Matrix<T>; 3]| (attend(projections), ());
+        let body = |x: Given<'_, T>| self.attention.forward_with(x, ropes, None, pass, attend);
+        let (middle, _, _) = self.around_attention.forward(input, pass, body);
+        self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass)).0
     }
 
     fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
-        self.run_with(input, shared.rope, shared.pass, |[q, k, v]| {
-            let workspace = shared.pass.workspace;
-            let (o, saved) = attention::forward(q, k, v, self.layout(shared.segments), workspace);
-            (heads::merge(&o, self.heads, None, workspace), Attended { o, saved })
-        })
+        let Shared { segments, ropes, learned, pass } = shared;
+        let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, learned, pass);
+        let (middle, around_attention, attention) = self.around_attention.forward(input, pass, body);
+        let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass));
+        (output, Inner { around_attention, attention, middle, around_mlp, mlp })
     }
 
-    /// The layer around any attention: `attend` returns its output, token-major, and what it keeps.
-    fn run_with<A>(
-        &self,
-        input: &Matrix<T>,
-        rope: &Table<T>,
-        pass: &Pass<'_, T>,
-        attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
-    ) -> (Matrix<T>, Inner<T, A>) {
-        let workspace = pass.workspace;
-        let (normed, attention_norm) = norm::forward(input, &self.attention_norm.weight, self.norm_eps, workspace);
-        let (q, saved_q) = self.linears[Q].forward(&normed, pass);
-        let q = heads::split(&q, self.heads, Some(rope), workspace);
-        let (k, saved_k) = self.linears[K].forward(&normed, pass);
-        let k = heads::split(&k, self.kv_heads, Some(rope), workspace);
-        let (v, saved_v) = self.linears[V].forward(&normed, pass);
-        let v = heads::split(&v, self.kv_heads, None, workspace);
-        drop(normed);
-        let (merged, attention) = attend([&q, &k, &v]);
-        let (mut middle, saved_o) = self.linears[O].forward(&merged, pass);
-        middle.add(input);
-        drop(merged);
-        let (normed, mlp_norm) = norm::forward(&middle, &self.mlp_norm.weight, self.norm_eps, workspace);
-        let (gate, saved_gate) = self.linears[GATE].forward(&normed, pass);
-        let (up, saved_up) = self.linears[UP].forward(&normed, pass);
-        drop(normed);
-        let product = gated::forward(&gate, &up, workspace);
-        let (mut output, saved_down) = self.linears[DOWN].forward(&product, pass);
-        output.add(&middle);
-        let linears = [saved_q, saved_k, saved_v, saved_o, saved_gate, saved_up, saved_down];
-        (output, Inner { attention_norm, q, k, v, attention, middle, mlp_norm, gate, up, linears })
-    }
-
-    /// From the gradient of the layer's output: the adapters' gradients, and the gradient of the layer's input where something below trains.
+    /// From the gradient of the layer's output: the gradients of what trains, and the gradient of the layer's input where something below trains.
     pub fn backward(
         &self,
         saved: Saved<T>,
@@ -205,128 +176,18 @@ impl<T: Real> Layer<T> {
         shared: Shared<'_, T>,
         gradients: &mut Gradients<T>,
     ) -> Option<Matrix<T>> {
-        let [saved_q, saved_k, saved_v, saved_o, saved_gate, saved_up, saved_down] = inner.linears;
-        let mlp =
-            Mlp { norm: inner.mlp_norm, gate: inner.gate, up: inner.up, linears: [saved_gate, saved_up, saved_down] };
-        let d_middle =
-            self.unwind_mlp(&inner.middle, mlp, d_output, wanted || self.attention_trains(), shared.pass, gradients)?;
-        let attention = Attention {
-            norm: inner.attention_norm,
-            q: inner.q,
-            k: inner.k,
-            v: inner.v,
-            attention: inner.attention.saved,
-            o: inner.attention.o,
-            linears: [saved_q, saved_k, saved_v, saved_o],
+        let Shared { segments, ropes, learned, pass } = shared;
+        let Inner { around_attention, attention, middle, around_mlp, mlp } = inner;
+        let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
+            self.mlp.backward(dy, x, mlp, wanted, gradients, pass)
         };
-        self.unwind_attention(input, attention, d_middle, wanted, shared, gradients)
+        let (below, here) = (wanted || self.first_half_trains() || learned.is_some(), self.mlp.trains());
+        let d_middle = self.around_mlp.backward(&middle, around_mlp, d_output, below, here, pass, gradients, body)?;
+        drop(middle);
+        let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
+            self.attention.backward(dy, x, attention, wanted, segments, ropes, learned, gradients, pass)
+        };
+        let here = self.attention.trains() || learned.is_some();
+        self.around_attention.backward(input, around_attention, d_middle, wanted, here, pass, gradients, body)
     }
-
-    /// The MLP's half: from the gradient of the output to that of the middle, if it is wanted.
-    fn unwind_mlp(
-        &self,
-        middle: &Matrix<T>,
-        saved: Mlp<T>,
-        d_output: Matrix<T>,
-        wanted: bool,
-        pass: &Pass<'_, T>,
-        gradients: &mut Gradients<T>,
-    ) -> Option<Matrix<T>> {
-        let workspace = pass.workspace;
-        let Mlp { norm: saved_norm, mut gate, mut up, linears: [saved_gate, saved_up, saved_down] } = saved;
-        let [.., gate_proj, up_proj, down_proj] = &self.linears;
-        let inputs_train = gate_proj.trains() || up_proj.trains();
-        if !wanted && !self.mlp_trains() {
-            return None;
-        }
-        let through = wanted || self.mlp_norm.unfrozen.is_some();
-        let product = down_proj.trains().then(|| gated::forward(&gate, &up, workspace));
-        if !through && !inputs_train {
-            let none = InputGradient::None;
-            down_proj.backward(product.as_ref(), &d_output, saved_down, none, gradients, pass);
-            return None;
-        }
-        let mut d_product = workspace.matrix(gate.rows(), gate.cols());
-        let write = InputGradient::Write(&mut d_product);
-        down_proj.backward(product.as_ref(), &d_output, saved_down, write, gradients, pass);
-        drop(product);
-        gated::backward(&d_product, &mut gate, &mut up);
-        drop(d_product);
-        let normed = inputs_train.then(|| norm::recompute(middle, &self.mlp_norm.weight, &saved_norm, workspace));
-        let mut d_normed = through.then(|| workspace.matrix(middle.rows(), middle.cols()));
-        let write = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Write);
-        gate_proj.backward(normed.as_ref(), &gate, saved_gate, write, gradients, pass);
-        let add = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Add);
-        up_proj.backward(normed.as_ref(), &up, saved_up, add, gradients, pass);
-        let d_normed = d_normed?;
-        self.mlp_norm.backward(&d_normed, middle, &saved_norm, d_output, wanted, gradients)
-    }
-
-    /// The attention's half: from the gradient of the middle to that of the input, if it is wanted.
-    fn unwind_attention(
-        &self,
-        input: &Matrix<T>,
-        saved: Attention<T>,
-        d_middle: Matrix<T>,
-        wanted: bool,
-        shared: Shared<'_, T>,
-        gradients: &mut Gradients<T>,
-    ) -> Option<Matrix<T>> {
-        let Shared { rope, pass, segments } = shared;
-        let workspace = pass.workspace;
-        let Attention { norm: saved_norm, q, k, v, attention, o, linears: [saved_q, saved_k, saved_v, saved_o] } =
-            saved;
-        let [q_proj, k_proj, v_proj, o_proj, ..] = &self.linears;
-        let inputs_train = self.linears[Q..=V].iter().any(Linear::trains);
-        let through = wanted || self.attention_norm.unfrozen.is_some();
-        let merged = o_proj.trains().then(|| heads::merge(&o, self.heads, None, workspace));
-        if !through && !inputs_train {
-            o_proj.backward(merged.as_ref(), &d_middle, saved_o, InputGradient::None, gradients, pass);
-            return None;
-        }
-        let mut d_merged = workspace.matrix(input.rows(), o.cols() * self.heads);
-        let write = InputGradient::Write(&mut d_merged);
-        o_proj.backward(merged.as_ref(), &d_middle, saved_o, write, gradients, pass);
-        drop(merged);
-        let d_o = heads::split(&d_merged, self.heads, None, workspace);
-        drop(d_merged);
-        let [dq, dk, dv] = attention::backward(&d_o, [&q, &k, &v], &o, &attention, self.layout(segments), workspace);
-        drop((q, k, v, o, d_o));
-        let dq = heads::merge(&dq, self.heads, Some(rope), workspace);
-        let dk = heads::merge(&dk, self.kv_heads, Some(rope), workspace);
-        let dv = heads::merge(&dv, self.kv_heads, None, workspace);
-        let normed = inputs_train.then(|| norm::recompute(input, &self.attention_norm.weight, &saved_norm, workspace));
-        let mut d_normed = through.then(|| workspace.matrix(input.rows(), input.cols()));
-        let write = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Write);
-        q_proj.backward(normed.as_ref(), &dq, saved_q, write, gradients, pass);
-        for (linear, dy, saved) in [(k_proj, &dk, saved_k), (v_proj, &dv, saved_v)] {
-            let add = d_normed.as_mut().map_or(InputGradient::None, InputGradient::Add);
-            linear.backward(normed.as_ref(), dy, saved, add, gradients, pass);
-        }
-        let d_normed = d_normed?;
-        self.attention_norm.backward(&d_normed, input, &saved_norm, d_middle, wanted, gradients)
-    }
-
-    fn layout<'a>(&self, segments: &'a Segments) -> attention::Layout<'a> {
-        attention::Layout { heads: self.heads, kv_heads: self.kv_heads, segments }
-    }
-}
-
-/// The MLP's share of what forward kept.
-struct Mlp<T: Real> {
-    norm: norm::Saved<T>,
-    gate: Matrix<T>,
-    up: Matrix<T>,
-    linears: [LinearSaved<T>; 3],
-}
-
-/// The attention's share of what forward kept.
-struct Attention<T: Real> {
-    norm: norm::Saved<T>,
-    q: Matrix<T>,
-    k: Matrix<T>,
-    v: Matrix<T>,
-    attention: attention::Saved<T>,
-    o: Matrix<T>,
-    linears: [LinearSaved<T>; 4],
 }

@@ -1,10 +1,15 @@
-//! A linear with whatever is attached to it: `y = W x + sum_i delta_i(x) + b`; or one whose own W and b train.
+//! A linear with whatever is attached to it, or one whose own W and b train:
 //!
-//! The only place where a model calls an adapter. The weight is the working copy: the file's W0 plus what attached adapters fold into it.
+//! ```text
+//! y = post(m / |W| * (W pre(x) + sum_i delta_i(pre(x))) + b) + sum_j beside_j(x)
+//! ```
+//!
+//! The only place where a model calls an adapter. The weight is the working copy: the file's W0 plus what attached adapters fold into it. |W|, the row lengths
+//! of W0 and all updates, is a constant of a pass; [`Linear::prepare`] takes it anew after parameters moved.
 
 use super::trained::{Unfrozen, linear_gradient};
-use crate::adapter::{Adapter, Gradients, Pass, Saved as AdapterSaved, Site};
-use crate::ops::Weight;
+use crate::adapter::{Adapter, Gradients, Pass, Place, Saved as AdapterSaved, Site};
+use crate::ops::{Weight, row_lengths};
 use crate::tensor::{Matrix, Real};
 
 /// An adapter at a site and the slot of its gradient.
@@ -23,22 +28,34 @@ pub struct Linear<T: Real> {
     weight: Weight<T>,
     bias: Option<Vec<T>>,
     attached: Vec<Attached<T>>,
+    /// `1 / |W|` of each row where an adapter has a magnitude, else empty.
+    inverse_lengths: Vec<T>,
     unfrozen: Option<Unfrozen>,
 }
 
-/// What backward needs besides the input: one entry for each attached adapter.
+/// What backward needs besides the input.
 #[derive(Default)]
-pub(super) struct Saved<T: Real>(Vec<AdapterSaved<T>>);
+pub struct Saved<T: Real> {
+    /// One for each attached adapter.
+    adapters: Vec<AdapterSaved<T>>,
+    /// What the adapters before the linear made of the input, one after another; the last is the linear's own input.
+    inputs: Vec<Matrix<T>>,
+    /// The product before the magnitude, where there is one.
+    product: Option<Matrix<T>>,
+    /// What the adapters behind the linear read, one after another.
+    outputs: Vec<Matrix<T>>,
+}
 
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(AdapterSaved::bytes).sum()
+    pub fn bytes(&self) -> usize {
+        let matrices = self.inputs.iter().chain(&self.product).chain(&self.outputs);
+        matrices.map(Matrix::bytes).sum::<usize>() + self.adapters.iter().map(AdapterSaved::bytes).sum::<usize>()
     }
 }
 
 /// Where a linear's input gradient goes.
-pub(super) enum InputGradient<'a, T: Real> {
+pub enum InputGradient<'a, T: Real> {
     /// Nowhere: nothing below trains.
     None,
     /// Over what is there.
@@ -50,7 +67,7 @@ pub(super) enum InputGradient<'a, T: Real> {
 impl<T: Real> Linear<T> {
     /// A bare linear at `site`.
     pub fn new(site: Site, weight: Weight<T>, bias: Option<Vec<T>>) -> Self {
-        Self { site, weight, bias, attached: Vec::new(), unfrozen: None }
+        Self { site, weight, bias, attached: Vec::new(), inverse_lengths: Vec::new(), unfrozen: None }
     }
 
     /// Its name and shape.
@@ -75,17 +92,71 @@ impl<T: Real> Linear<T> {
 
     /// Adds to the weight, rounded once, what the attached adapters ask to have folded.
     pub fn fold(&mut self) {
-        let folds = self.attached.iter().filter_map(|attached| attached.adapter.fold());
-        let total = folds.reduce(|mut total, fold| {
-            total.iter_mut().zip(fold).for_each(|(total, fold)| *total += fold);
-            total
-        });
-        if let Some(total) = total {
+        if let Some(total) = self.folds() {
             self.weight = self.weight.plus(&total);
         }
     }
 
-    /// Attaches an adapter; [`Self::fold`] follows once when all are attached.
+    /// The sum of all folds, row-major in f64.
+    fn folds(&self) -> Option<Vec<f64>> {
+        let folds = self.attached.iter().filter_map(|attached| attached.adapter.fold());
+        folds.reduce(|mut total, fold| {
+            total.iter_mut().zip(fold).for_each(|(total, fold)| *total += fold);
+            total
+        })
+    }
+
+    /// Brings what follows from the parameters up to date: the row lengths of the adapted weight, where a magnitude replaces them. After folding, after loading
+    /// and after every step.
+    pub fn prepare(&mut self) {
+        if self.magnitude().is_none() {
+            return;
+        }
+        let mut weight = self.weight.to_f64();
+        if let Some(folds) = self.folds() {
+            weight.iter_mut().zip(folds).for_each(|(w, fold)| *w -= fold);
+        }
+        self.add_updates(&mut weight);
+        let inverse = |length: f64| T::from_f64(if length > 0.0 { 1.0 / length } else { 0.0 });
+        self.inverse_lengths = row_lengths(&weight, self.weight.cols()).into_iter().map(inverse).collect();
+    }
+
+    /// Adds every update that is a matrix, whatever stands before it; whether all of them are.
+    fn add_updates(&self, weight: &mut [f64]) -> bool {
+        let mut all = true;
+        for attached in &self.attached {
+            match attached.adapter.update() {
+                Some(update) => weight.iter_mut().zip(update).for_each(|(w, d)| *w += d),
+                None => all = false,
+            }
+        }
+        all
+    }
+
+    /// The adapted weight as one matrix, in f64, from the file's W0: all updates, then the magnitude. None when an adapter is no matrix.
+    pub fn merged(&self, mut w0: Vec<f64>) -> Option<Vec<f64>> {
+        if !self.add_updates(&mut w0) {
+            return None;
+        }
+        if let Some((_, m)) = self.magnitude() {
+            let lengths = row_lengths(&w0, self.site.d_in);
+            for ((row, m), length) in w0.chunks_mut(self.site.d_in).zip(m).zip(lengths) {
+                let factor = if length > 0.0 { m.to_f64() / length } else { 0.0 };
+                row.iter_mut().for_each(|w| *w *= factor);
+            }
+        }
+        Some(w0)
+    }
+
+    /// The adapter that has a magnitude, and its values.
+    fn magnitude(&self) -> Option<(&Attached<T>, &[T])> {
+        self.attached.iter().find_map(|attached| {
+            let range = attached.adapter.magnitude()?;
+            Some((attached, &attached.adapter.parameters().trainable()[range]))
+        })
+    }
+
+    /// Attaches an adapter; [`Self::fold`] and [`Self::prepare`] follow once when all are attached.
     pub fn attach(&mut self, adapter: Box<dyn Adapter<T>>, slot: usize, entry: usize) {
         self.attached.push(Attached { adapter, slot, entry });
     }
@@ -116,16 +187,53 @@ impl<T: Real> Linear<T> {
         !self.attached.is_empty() || self.unfrozen.is_some()
     }
 
+    /// Attached adapters of a place with their index.
+    fn at(&self, place: Place) -> impl DoubleEndedIterator<Item = (usize, &Attached<T>)> {
+        self.attached.iter().enumerate().filter(move |(_, attached)| attached.adapter.place() == place)
+    }
+
     /// `x [n, d_in]` to `y [n, d_out]`, and what backward needs.
-    pub(super) fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
-        let mut y = self.weight.forward(x, pass.workspace);
-        let saved = self.attached.iter().map(|attached| attached.adapter.forward(x, &mut y, pass)).collect();
+    pub fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let mut saved = Saved::default();
+        saved.adapters.resize_with(self.attached.len(), AdapterSaved::default);
+        for (index, attached) in self.at(Place::Input) {
+            let source = saved.inputs.last().unwrap_or(x);
+            let mut next = copy(source, pass);
+            saved.adapters[index] = attached.adapter.forward(source, &mut next, pass);
+            saved.inputs.push(next);
+        }
+        let input = saved.inputs.last().unwrap_or(x);
+        let mut y = self.weight.forward(input, pass.workspace);
+        for (index, attached) in self.at(Place::Delta) {
+            saved.adapters[index] = attached.adapter.forward(input, &mut y, pass);
+        }
+        if let Some((_, m)) = self.magnitude() {
+            saved.product = Some(copy(&y, pass));
+            self.scale_rows(&mut y, m);
+        }
         if let Some(bias) = &self.bias {
             for row in y.data_mut().chunks_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
         }
-        (y, Saved(saved))
+        for (index, attached) in self.at(Place::Output) {
+            let mut next = copy(&y, pass);
+            saved.adapters[index] = attached.adapter.forward(&y, &mut next, pass);
+            saved.outputs.push(std::mem::replace(&mut y, next));
+        }
+        for (index, attached) in self.at(Place::Beside) {
+            saved.adapters[index] = attached.adapter.forward(x, &mut y, pass);
+        }
+        (y, saved)
+    }
+
+    /// Multiplies feature i by `m_i / |W_i|`.
+    fn scale_rows(&self, y: &mut Matrix<T>, m: &[T]) {
+        for row in y.data_mut().chunks_mut(m.len()) {
+            for ((y, &m), &inverse) in row.iter_mut().zip(m).zip(&self.inverse_lengths) {
+                *y *= m * inverse;
+            }
+        }
     }
 
     /// From `dy [n, d_out]`: the adapters' gradients, and the input's where it is wanted. `x` is the input of forward; it may be left out where nothing
@@ -133,33 +241,124 @@ impl<T: Real> Linear<T> {
     ///
     /// # Panics
     /// When something trains and `x` is left out.
-    pub(super) fn backward(
+    pub fn backward(
         &self,
         x: Option<&Matrix<T>>,
         dy: &Matrix<T>,
-        saved: Saved<T>,
+        mut saved: Saved<T>,
         dx: InputGradient<'_, T>,
         gradients: &mut Gradients<T>,
         pass: &Pass<'_, T>,
     ) {
+        let dz = self.above(dy, &mut saved, gradients, pass);
+        let dz = dz.as_ref().unwrap_or(dy);
         let mut dx = match dx {
             InputGradient::None => None,
+            InputGradient::Write(dx) if self.at(Place::Input).next().is_none() => {
+                self.weight.backward(dz, dx, false, pass.workspace);
+                Some(dx)
+            }
+            InputGradient::Add(dx) if self.at(Place::Input).next().is_none() => {
+                self.weight.backward(dz, dx, true, pass.workspace);
+                Some(dx)
+            }
+            // what stands before the linear turns the gradient of its input into that of the site's
             InputGradient::Write(dx) => {
-                self.weight.backward(dy, dx, false, pass.workspace);
+                dx.data_mut().fill(T::ZERO);
                 Some(dx)
             }
-            InputGradient::Add(dx) => {
-                self.weight.backward(dy, dx, true, pass.workspace);
-                Some(dx)
-            }
+            InputGradient::Add(dx) => Some(dx),
         };
         if let Some(Unfrozen { slot, .. }) = self.unfrozen {
-            linear_gradient(self, x.expect("the input of a linear that trains"), dy, gradients.slot_mut(slot));
+            linear_gradient(self, x.expect("the input of a linear that trains"), dz, gradients.slot_mut(slot));
         }
-        for (attached, saved) in self.attached.iter().zip(saved.0) {
-            let x = x.expect("the input of a linear that trains");
+        if self.attached.is_empty() {
+            return;
+        }
+        let x = x.expect("the input of a linear that trains");
+        if !saved.inputs.is_empty() {
+            self.through_inputs(x, dz, &mut saved, dx.as_deref_mut(), gradients, pass);
+        } else {
+            for (index, attached) in self.at(Place::Delta) {
+                let kept = std::mem::take(&mut saved.adapters[index]);
+                let gradient = gradients.slot_mut(attached.slot);
+                attached.adapter.backward(x, dz, kept, dx.as_deref_mut(), gradient, pass);
+            }
+        }
+        for (index, attached) in self.at(Place::Beside) {
+            let kept = std::mem::take(&mut saved.adapters[index]);
             let gradient = gradients.slot_mut(attached.slot);
-            attached.adapter.backward(x, dy, saved, dx.as_deref_mut(), gradient, pass);
+            attached.adapter.backward(x, dy, kept, dx.as_deref_mut(), gradient, pass);
         }
     }
+
+    /// Backward through what stands behind the product: from `dy` to the gradient of `W x + sum of deltas`; none where that is `dy` itself.
+    fn above(
+        &self,
+        dy: &Matrix<T>,
+        saved: &mut Saved<T>,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) -> Option<Matrix<T>> {
+        let mut dz: Option<Matrix<T>> = None;
+        for (index, attached) in self.at(Place::Output).rev() {
+            let from = dz.as_ref().unwrap_or(dy);
+            let source = saved.outputs.pop().expect("what each adapter behind the linear read");
+            let mut below = copy(from, pass);
+            let kept = std::mem::take(&mut saved.adapters[index]);
+            let gradient = gradients.slot_mut(attached.slot);
+            attached.adapter.backward(&source, from, kept, Some(&mut below), gradient, pass);
+            dz = Some(below);
+        }
+        if let (Some((attached, m)), Some(product)) = (self.magnitude(), saved.product.take()) {
+            let mut below = dz.unwrap_or_else(|| copy(dy, pass));
+            let range = attached.adapter.magnitude().unwrap_or_default();
+            let d_m = &mut gradients.slot_mut(attached.slot)[range];
+            for (d, z) in below.data().chunks(m.len()).zip(product.data().chunks(m.len())) {
+                for (((sum, &d), &z), &inverse) in d_m.iter_mut().zip(d).zip(z).zip(&self.inverse_lengths) {
+                    *sum += d * z * inverse;
+                }
+            }
+            self.scale_rows(&mut below, m);
+            dz = Some(below);
+        }
+        dz
+    }
+
+    /// Backward through the weight, its deltas and what stands before the linear; adds to `dx`.
+    fn through_inputs(
+        &self,
+        x: &Matrix<T>,
+        dz: &Matrix<T>,
+        saved: &mut Saved<T>,
+        dx: Option<&mut Matrix<T>>,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) {
+        let input = saved.inputs.pop().expect("an adapter before the linear made an input");
+        let mut d = pass.workspace.matrix(x.rows(), x.cols());
+        self.weight.backward(dz, &mut d, false, pass.workspace);
+        for (index, attached) in self.at(Place::Delta) {
+            let kept = std::mem::take(&mut saved.adapters[index]);
+            attached.adapter.backward(&input, dz, kept, Some(&mut d), gradients.slot_mut(attached.slot), pass);
+        }
+        drop(input);
+        for (index, attached) in self.at(Place::Input).rev() {
+            let source = saved.inputs.pop();
+            let mut below = copy(&d, pass);
+            let kept = std::mem::take(&mut saved.adapters[index]);
+            let gradient = gradients.slot_mut(attached.slot);
+            attached.adapter.backward(source.as_ref().unwrap_or(x), &d, kept, Some(&mut below), gradient, pass);
+            d = below;
+        }
+        if let Some(dx) = dx {
+            dx.add(&d);
+        }
+    }
+}
+
+fn copy<T: Real>(matrix: &Matrix<T>, pass: &Pass<'_, T>) -> Matrix<T> {
+    let mut copy = pass.workspace.matrix(matrix.rows(), matrix.cols());
+    copy.copy_from(matrix.data());
+    copy
 }

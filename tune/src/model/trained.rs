@@ -5,7 +5,7 @@
 use super::decoder::{Decoder, Parts};
 use super::linear::Linear;
 use crate::adapter::{Gradients, Site, Tensor, lay_out};
-use crate::ops::{Weight, norm};
+use crate::ops::Weight;
 use crate::tensor::{Matrix, Real};
 
 /// A module whose own parameters train: where their gradient lies, and which entry of the configuration unfroze them.
@@ -15,37 +15,6 @@ pub struct Unfrozen {
     pub slot: usize,
     /// Index of the entry.
     pub entry: usize,
-}
-
-/// A norm: a site with a weight vector.
-pub struct Norm<T> {
-    /// Its name and length.
-    pub site: Site,
-    /// The weight, `[d]`.
-    pub weight: Vec<T>,
-    /// Whether it trains.
-    pub unfrozen: Option<Unfrozen>,
-}
-
-impl<T: Real> Norm<T> {
-    /// From the gradient `dy` of the norm's output: the weight's, where it trains, and where `wanted` the residual gradient `dx` with the input's added.
-    pub(super) fn backward(
-        &self,
-        dy: &Matrix<T>,
-        x: &Matrix<T>,
-        saved: &norm::Saved<T>,
-        mut dx: Matrix<T>,
-        wanted: bool,
-        gradients: &mut Gradients<T>,
-    ) -> Option<Matrix<T>> {
-        if let Some(Unfrozen { slot, .. }) = self.unfrozen {
-            norm::weight_gradient(dy, x, saved, gradients.slot_mut(slot));
-        }
-        wanted.then(|| {
-            norm::backward(dy, x, &self.weight, saved, &mut dx);
-            dx
-        })
-    }
 }
 
 /// An embedding or output head: a site with a matrix.
@@ -89,7 +58,7 @@ impl<T: Real> Decoder<T> {
     /// Everything that trains, slots in ascending order.
     pub fn trained(&self) -> Vec<Trained<'_, T>> {
         let mut list = Vec::new();
-        for linear in self.linears() {
+        for linear in self.linears().chain(self.head_linears()) {
             list.extend(linear.attached().iter().map(|attached| {
                 let parameters = attached.adapter.parameters();
                 let tensors = parameters.tensors().iter().map(|t| (t.clone(), parameters.values(t))).collect();
@@ -102,7 +71,7 @@ impl<T: Real> Decoder<T> {
         }
         for norm in self.norms() {
             list.extend(norm.unfrozen.map(|Unfrozen { slot, entry }| {
-                let tensors = own(&norm.site, vec![&norm.weight]);
+                let tensors = own(&norm.site, norm.own());
                 Trained { site: &norm.site, slot, entry, own: true, tensors }
             }));
         }
@@ -112,6 +81,11 @@ impl<T: Real> Decoder<T> {
                 Trained { site: &table.site, slot, entry, own: true, tensors }
             }));
         }
+        list.extend(self.learned.iter().map(|learned| {
+            let parameters = learned.prefix.parameters();
+            let tensors = parameters.tensors().iter().map(|t| (t.clone(), parameters.values(t))).collect();
+            Trained { site: &learned.site, slot: learned.slot, entry: learned.entry, own: false, tensors }
+        }));
         list.sort_by_key(|trained| trained.slot);
         list
     }
@@ -119,24 +93,24 @@ impl<T: Real> Decoder<T> {
     /// The values of every slot, to be changed: pieces that together are laid out as the slot's gradient.
     pub fn trained_mut(&mut self) -> Vec<(usize, Vec<&mut [T]>)> {
         let mut list: Vec<(usize, Vec<&mut [T]>)> = Vec::new();
-        let Parts { layers, norm, tables } = self.parts_mut();
-        for layer in layers {
-            for linear in &mut layer.linears {
-                match linear.unfrozen() {
-                    Some(Unfrozen { slot, .. }) => list.push((slot, linear.own_mut())),
-                    None => list.extend(
-                        linear
-                            .attached_mut()
-                            .iter_mut()
-                            .map(|attached| (attached.slot, vec![attached.adapter.parameters_mut().trainable_mut()])),
-                    ),
-                }
-            }
-            for norm in [&mut layer.attention_norm, &mut layer.mlp_norm] {
-                list.extend(norm.unfrozen.map(|at| (at.slot, vec![norm.weight.as_mut_slice()])));
+        let Parts { linears, norms, tables, learned } = self.parts_mut();
+        if let Some(learned) = learned {
+            list.push((learned.slot, vec![learned.prefix.parameters_mut().trainable_mut()]));
+        }
+        for linear in linears {
+            match linear.unfrozen() {
+                Some(Unfrozen { slot, .. }) => list.push((slot, linear.own_mut())),
+                None => list.extend(
+                    linear
+                        .attached_mut()
+                        .iter_mut()
+                        .map(|attached| (attached.slot, vec![attached.adapter.parameters_mut().trainable_mut()])),
+                ),
             }
         }
-        list.extend(norm.unfrozen.map(|at| (at.slot, vec![norm.weight.as_mut_slice()])));
+        for norm in norms {
+            list.extend(norm.unfrozen.map(|at| (at.slot, norm.own_mut())));
+        }
         for table in tables {
             if let Some(at) = table.unfrozen {
                 list.push((at.slot, table.weight.elements_mut().into_iter().collect()));
@@ -157,12 +131,11 @@ impl<T: Real> Decoder<T> {
     /// # Panics
     /// When the model has no module of this name.
     pub(super) fn unfreeze(&mut self, name: &str, unfrozen: Unfrozen) {
-        if let Some(linear) = self.linears_mut().find(|linear| linear.site().name == name) {
+        let Parts { linears, norms, tables, .. } = self.parts_mut();
+        if let Some(linear) = linears.into_iter().find(|linear| linear.site().name == name) {
             return linear.unfreeze(unfrozen);
         }
-        let Parts { layers, norm, tables } = self.parts_mut();
-        let norms = layers.iter_mut().flat_map(|layer| [&mut layer.attention_norm, &mut layer.mlp_norm]);
-        if let Some(norm) = norms.chain([norm]).find(|norm| norm.site.name == name) {
+        if let Some(norm) = norms.into_iter().find(|norm| norm.site.name == name) {
             norm.unfrozen = Some(unfrozen);
             return;
         }

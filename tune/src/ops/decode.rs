@@ -9,25 +9,25 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::attention::softmax;
+use super::attention::{Rule, softmax};
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// Keys and values of consecutive tokens, rotated, head-major.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Run<'a, T> {
-    /// Keys: those of head h are the `tokens * head_dim` elements from `h * stride` on.
+    /// Keys: those of head h begin at element `h * stride`, `head_dim` elements a token.
     pub keys: &'a [T],
     /// Values, laid out as the keys.
     pub values: &'a [T],
     /// Elements from one head to the next.
     pub stride: usize,
-    /// Number of tokens.
-    pub tokens: usize,
+    /// The tokens that are seen.
+    pub tokens: Range<usize>,
 }
 
 impl<'a, T> Run<'a, T> {
     fn head(&self, data: &'a [T], head: usize, dim: usize) -> std::slice::ChunksExact<'a, T> {
-        data[head * self.stride..][..self.tokens * dim].chunks_exact(dim)
+        data[head * self.stride + self.tokens.start * dim..][..self.tokens.len() * dim].chunks_exact(dim)
     }
 }
 
@@ -49,29 +49,43 @@ impl<'a, T> Default for Paths<'a, T> {
 }
 
 impl<'a, T> Paths<'a, T> {
-    /// Adds the path of the next sequence.
-    pub fn push(&mut self, runs: impl IntoIterator<Item = Run<'a, T>>) {
+    /// Adds the path of the next sequence, or the end of it that a window of so many tokens leaves.
+    pub fn push(&mut self, runs: impl IntoIterator<Item = Run<'a, T>>, window: Option<usize>) {
         let start = self.runs.len();
         self.runs.extend(runs);
-        let tokens = self.runs[start..].iter().map(|run| run.tokens).sum();
+        let length: usize = self.runs[start..].iter().map(|run| run.tokens.len()).sum();
+        let tokens = window.map_or(length, |window| window.min(length));
+        let mut unseen = length - tokens;
+        for run in &mut self.runs[start..] {
+            let skipped = unseen.min(run.tokens.len());
+            run.tokens.start += skipped;
+            unseen -= skipped;
+        }
         self.list.push(Path { runs: start..self.runs.len(), tokens });
     }
 }
 
 /// Attention output of one query a head and sequence, token-major `[sequences, heads * head_dim]`, as the output projection reads it.
 ///
-/// `q [heads * sequences, head_dim]` is head-major and rotated; `o = softmax(q K^T / sqrt(head_dim)) V` over each sequence's path. Sums in `T`.
+/// `q [heads * sequences, head_dim]` is head-major and rotated; `o = softmax(scores(q K^T)) V` over each sequence's path, scores as `rule` makes them.
+/// Sums in `T`. Windows are cut where paths are pushed.
 ///
 /// # Panics
 /// When `q` has not one row for each head and path, or a path is empty.
-pub fn forward<T: Real>(q: &Matrix<T>, kv_heads: usize, paths: &Paths<'_, T>, workspace: &Workspace<T>) -> Matrix<T> {
+pub fn forward<T: Real>(
+    q: &Matrix<T>,
+    kv_heads: usize,
+    paths: &Paths<'_, T>,
+    rule: Rule,
+    workspace: &Workspace<T>,
+) -> Matrix<T> {
     let (sequences, dim) = (paths.list.len(), q.cols());
     let heads = q.rows() / sequences.max(1);
     assert_eq!(q.rows(), heads * sequences, "one query for each head and path");
     assert!(paths.list.iter().all(|path| path.tokens > 0), "a path holds its new token at least");
     let group = heads / kv_heads;
     let longest = paths.list.iter().map(|path| path.tokens).max().unwrap_or(0);
-    let scale = T::ONE / T::from_f64(dim as f64).sqrt();
+    let scale = T::from_f64(rule.scale);
     let mut o = workspace.matrix(sequences, heads * dim);
     let mut scores = workspace.matrix(sequences * kv_heads, group * longest);
     let tasks = o.data_mut().par_chunks_mut(group * dim).zip(scores.data_mut().par_chunks_mut(group * longest));
@@ -91,7 +105,8 @@ pub fn forward<T: Real>(q: &Matrix<T>, kv_heads: usize, paths: &Paths<'_, T>, wo
         }
         let p = &mut scores[..group * path.tokens];
         p.chunks_mut(path.tokens).for_each(|row| {
-            softmax(row, path.tokens);
+            rule.bend(row);
+            softmax(row, 0..path.tokens);
         });
         o.fill(T::ZERO);
         let mut token = 0;
@@ -133,7 +148,9 @@ mod tests {
     /// The last token of every segment of a forest, its path cut into the runs of its ancestors and two of its own.
     #[test]
     fn a_new_token_sees_its_path_as_attention_defines_it() {
-        for (heads, kv_heads, dim) in [(4, 2, 4), (3, 3, 18), (6, 1, 2)] {
+        let windows = [(None, None), (Some(2), Some(1.5)), (Some(72), None)];
+        for ((heads, kv_heads, dim), (window, softcap)) in [(4, 2, 4), (3, 3, 18), (6, 1, 2)].into_iter().zip(windows) {
+            let rule = Rule { window, softcap, ..Rule::causal(dim) };
             let workspace = Workspace::new(2).unwrap();
             let pieces = [(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)];
             let segments = Segments::new(&pieces).unwrap();
@@ -145,24 +162,24 @@ mod tests {
             };
             let (q, k, v) =
                 (matrix(heads * tokens, "q"), matrix(kv_heads * tokens, "k"), matrix(kv_heads * tokens, "v"));
-            let layout = attention::Layout { heads, kv_heads, segments: &segments };
+            let layout = attention::Layout { heads, kv_heads, rule, segments: &segments, dropout: None };
             let (expected, _) = attention::forward(&q, &k, &v, layout, &workspace);
 
             let run = |range: Range<usize>| {
                 let (keys, values) = (&k.data()[range.start * dim..], &v.data()[range.start * dim..]);
-                Run { keys, values, stride: tokens * dim, tokens: range.len() }
+                Run { keys, values, stride: tokens * dim, tokens: 0..range.len() }
             };
             let mut paths = Paths::default();
             let mut last = workspace.matrix(heads * pieces.len(), dim);
             for (index, segment) in segments.list().iter().enumerate() {
                 let middle = segment.start + segment.range().len() / 2;
                 let own = [segment.start..middle, middle..segment.end];
-                paths.push(segments.ancestors(index).into_iter().chain(own).map(run));
+                paths.push(segments.ancestors(index).into_iter().chain(own).map(run), window);
                 for head in 0..heads {
                     last.row_mut(head * pieces.len() + index).copy_from_slice(q.row(head * tokens + segment.end - 1));
                 }
             }
-            let o = forward(&last, kv_heads, &paths, &workspace);
+            let o = forward(&last, kv_heads, &paths, rule, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
                 for head in 0..heads {
                     let expected = expected.row(head * tokens + segment.end - 1);

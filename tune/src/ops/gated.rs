@@ -1,25 +1,31 @@
-//! The gate of a gated MLP: `h = silu(gate) * up`, with `silu(g) = g / (1 + exp(-g))`.
+//! The gate of a gated MLP: `h = f(gate) * up` with the [`Activation`] f.
 //!
 //! Forward saves nothing of its own: `gate` and `up` are the outputs of two linears that the layer keeps; `h` is computed again where it is needed.
 
 use rayon::prelude::*;
 
+use super::Activation;
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// Elements handled by one parallel task.
 const CHUNK: usize = 1 << 14;
 
-/// `silu(gate) * up`, element by element.
+/// `f(gate) * up`, element by element.
 ///
 /// # Panics
 /// When the shapes differ.
-pub fn forward<T: Real>(gate: &Matrix<T>, up: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+pub fn forward<T: Real>(
+    gate: &Matrix<T>,
+    up: &Matrix<T>,
+    activation: Activation,
+    workspace: &Workspace<T>,
+) -> Matrix<T> {
     assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
     let mut out = workspace.matrix(gate.rows(), gate.cols());
     let parts = (gate.data().par_chunks(CHUNK), up.data().par_chunks(CHUNK));
     out.data_mut().par_chunks_mut(CHUNK).zip(parts.0.zip(parts.1)).for_each(|(out, (gate, up))| {
         for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-            *out = g * sigmoid(g) * u;
+            *out = activation.value(g) * u;
         }
     });
     out
@@ -27,26 +33,21 @@ pub fn forward<T: Real>(gate: &Matrix<T>, up: &Matrix<T>, workspace: &Workspace<
 
 /// Turns `gate` and `up` into their gradients, given the gradient `dh` of the output. In place: nobody needs the values afterwards.
 ///
-/// With s = sigmoid(g): `dg = dh u s (1 + g (1 - s))`, `du = dh g s`.
+/// `dg = dh u f'(g)`, `du = dh f(g)`.
 ///
 /// # Panics
 /// When the shapes differ.
-pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T>) {
+pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T>, activation: Activation) {
     assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
     let dh = dh.data().par_chunks(CHUNK);
     let parts = gate.data_mut().par_chunks_mut(CHUNK).zip(up.data_mut().par_chunks_mut(CHUNK));
     parts.zip(dh).for_each(|((gate, up), dh)| {
         for ((g, u), &d) in gate.iter_mut().zip(up.iter_mut()).zip(dh) {
-            let s = sigmoid(*g);
-            let dg = d * *u * (s * (T::ONE + *g * (T::ONE - s)));
-            *u = d * (*g * s);
-            *g = dg;
+            let (value, slope) = activation.value_and_slope(*g);
+            *g = d * *u * slope;
+            *u = d * value;
         }
     });
-}
-
-fn sigmoid<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
 }
 
 #[cfg(test)]
@@ -63,10 +64,12 @@ mod tests {
             m
         };
         let (g, u, dh) = (numbers(20, "gate"), numbers(20, "up"), numbers(20, "dh"));
-        let (mut dg, mut du) = (matrix(&g), matrix(&u));
-        backward(&matrix(&dh), &mut dg, &mut du);
-        let value = |g: &[f64], u: &[f64]| dot(forward(&matrix(g), &matrix(u), &workspace).data(), &dh);
-        check("gate", &g, dg.data(), |g| value(g, &u));
-        check("up", &u, du.data(), |u| value(&g, u));
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let (mut dg, mut du) = (matrix(&g), matrix(&u));
+            backward(&matrix(&dh), &mut dg, &mut du, activation);
+            let value = |g: &[f64], u: &[f64]| dot(forward(&matrix(g), &matrix(u), activation, &workspace).data(), &dh);
+            check("gate", &g, dg.data(), |g| value(g, &u));
+            check("up", &u, du.data(), |u| value(&g, u));
+        }
     }
 }

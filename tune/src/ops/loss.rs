@@ -1,7 +1,7 @@
 //! Cross-entropy over a list of labels: logits exist only for rows that carry one, and only for a chunk of rows at a time.
 //!
 //! A label is `(row, target, weight)`. One row may carry several: the last token of a shared prompt predicts the first token of every candidate. Losses and
-//! gradients are weighted *sums*; the training step divides once by the total weight.
+//! gradients are weighted *sums*; the training step divides once by the total weight. The [`Head`] may bend its logits below a soft cap.
 
 use super::Weight;
 use crate::tensor::{Matrix, Real, Workspace};
@@ -17,6 +17,25 @@ pub struct Label {
     pub weight: f64,
 }
 
+/// The output head: `z = hidden W^T`, and with a soft cap `c tanh(z / c)`.
+pub struct Head<'a, T> {
+    /// `W`, `[vocab, d]`.
+    pub weight: &'a Weight<T>,
+    /// Bound of the logits.
+    pub softcap: Option<f64>,
+}
+
+impl<T: Real> Head<'_, T> {
+    /// Logits of every row, `[n, vocab]`.
+    pub fn logits(&self, hidden: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        let mut logits = self.weight.forward(hidden, workspace);
+        if let Some(cap) = self.softcap.map(T::from_f64) {
+            logits.data_mut().iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+        }
+        logits
+    }
+}
+
 /// Logits that exist at one time, in elements.
 const CHUNK: usize = 1 << 22;
 
@@ -30,10 +49,10 @@ pub fn rows(labels: &[Label]) -> Vec<usize> {
 
 /// Log-probability of each label's target, in the order of `labels`.
 ///
-/// `hidden [rows.len(), d]` are the normalised states of [`rows`]`(labels)`, `head [vocab, d]`.
+/// `hidden [rows.len(), d]` are the normalised states of [`rows`]`(labels)`.
 pub fn log_probabilities<T: Real>(
     hidden: &Matrix<T>,
-    head: &Weight<T>,
+    head: &Head<'_, T>,
     labels: &[Label],
     workspace: &Workspace<T>,
 ) -> Vec<f64> {
@@ -50,11 +69,11 @@ pub fn log_probabilities<T: Real>(
 
 /// The weighted sum of `-log p(target)` and its gradient with respect to `hidden`.
 ///
-/// `hidden [rows.len(), d]`, `head [vocab, d]`; the gradient has the shape of `hidden`: `d logits = weight (softmax - onehot)`. The head's own gradient is
-/// added to `d_head [vocab * d]` where one is given. Weights may be negative.
+/// `hidden [rows.len(), d]`; the gradient has the shape of `hidden`: `d logits = weight (softmax - onehot)`, times `1 - (logits / c)^2` below a soft cap c.
+/// The head's own gradient is added to `d_head [vocab * d]` where one is given. Weights may be negative.
 pub fn forward_backward<T: Real>(
     hidden: &Matrix<T>,
-    head: &Weight<T>,
+    head: &Head<'_, T>,
     labels: &[Label],
     mut d_head: Option<&mut [T]>,
     workspace: &Workspace<T>,
@@ -65,6 +84,7 @@ pub fn forward_backward<T: Real>(
         let mut at = 0;
         for row in 0..logits.rows() {
             let values = logits.row_mut(row);
+            let bent: Vec<T> = head.softcap.map_or(Vec::new(), |_| values.to_vec());
             let log_sum = log_sum(values);
             let mut total = 0.0;
             let labelled = order[at..].iter().take_while(|&&index| first[index] == row).count();
@@ -80,15 +100,20 @@ pub fn forward_backward<T: Real>(
             for &index in &order[at..at + labelled] {
                 values[labels[index].target as usize] -= T::from_f64(labels[index].weight);
             }
+            let inverse_cap = T::from_f64(head.softcap.map_or(0.0, |cap| 1.0 / cap));
+            for (value, &bent) in values.iter_mut().zip(&bent) {
+                let share = bent * inverse_cap;
+                *value *= T::ONE - share * share;
+            }
             at += labelled;
         }
         let mut chunk = workspace.matrix(logits.rows(), hidden.cols());
-        head.backward(logits, &mut chunk, false, workspace);
+        head.weight.backward(logits, &mut chunk, false, workspace);
         let cols = hidden.cols();
         d_hidden.data_mut()[start * cols..][..chunk.data().len()].copy_from_slice(chunk.data());
         if let Some(d_head) = &mut d_head {
             chunk.copy_from(&hidden.data()[start * cols..][..chunk.data().len()]);
-            head.gradient(&chunk, logits, d_head);
+            head.weight.gradient(&chunk, logits, d_head);
         }
     });
     (losses.iter().sum(), d_hidden)
@@ -98,7 +123,7 @@ pub fn forward_backward<T: Real>(
 /// `row_in_chunk[label]` the row of `logits` that a label reads.
 fn each_chunk<T: Real>(
     hidden: &Matrix<T>,
-    head: &Weight<T>,
+    head: &Head<'_, T>,
     labels: &[Label],
     workspace: &Workspace<T>,
     mut work: impl FnMut(&mut Matrix<T>, usize, &[usize], &[usize]),
@@ -107,7 +132,7 @@ fn each_chunk<T: Real>(
     assert_eq!(rows.len(), hidden.rows(), "hidden states of exactly the labelled rows");
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|&index| labels[index].row);
-    let height = (CHUNK / head.rows().max(1)).max(1);
+    let height = (CHUNK / head.weight.rows().max(1)).max(1);
     let mut local = vec![0; labels.len()];
     let mut from = 0;
     for start in (0..rows.len()).step_by(height) {
@@ -122,7 +147,7 @@ fn each_chunk<T: Real>(
         }
         let mut part = workspace.matrix(end - start, hidden.cols());
         part.copy_from(&hidden.data()[start * hidden.cols()..end * hidden.cols()]);
-        let mut logits = head.forward(&part, workspace);
+        let mut logits = head.logits(&part, workspace);
         work(&mut logits, start, &order[from..from + count], &local);
         from += count;
     }
@@ -146,7 +171,8 @@ mod tests {
     #[test]
     fn gradient_and_log_probabilities_agree_with_the_loss() {
         let workspace = Workspace::new(1).unwrap();
-        let head = Weight::new(Storage::Dense(numbers(9 * 5, "head")), 9, 5);
+        let values = numbers(9 * 5, "head");
+        let weight = |values: &[f64]| Weight::new(Storage::Dense(values.to_vec()), 9, 5);
         let label = |row, target, weight| Label { row, target, weight };
         // row 4 predicts two tokens, out of order
         let labels = [label(4, 2, 1.0), label(0, 8, 0.5), label(4, 7, 2.0), label(9, 0, 1.0)];
@@ -157,18 +183,22 @@ mod tests {
             m.copy_from(values);
             m
         };
-        let loss = |values: &[f64]| forward_backward(&matrix(values), &head, &labels, None, &workspace);
-        let (sum, gradient) = loss(&hidden);
-        let mut d_head = vec![0.0; 9 * 5];
-        forward_backward(&matrix(&hidden), &head, &labels, Some(&mut d_head), &workspace);
-        check("d head", &numbers(9 * 5, "head"), &d_head, |values| {
-            let head = Weight::new(Storage::Dense(values.to_vec()), 9, 5);
-            forward_backward(&matrix(&hidden), &head, &labels, None, &workspace).0
-        });
-        check("d hidden", &hidden, gradient.data(), |values| loss(values).0);
-        let log_p = log_probabilities(&matrix(&hidden), &head, &labels, &workspace);
-        let expected: f64 = log_p.iter().zip(&labels).map(|(log_p, label)| -label.weight * log_p).sum();
-        assert!((sum - expected).abs() < 1e-12);
+        for softcap in [None, Some(2.0)] {
+            let loss = |hidden: &[f64], values: &[f64], d_head: Option<&mut [f64]>| {
+                let head = Head { weight: &weight(values), softcap };
+                forward_backward(&matrix(hidden), &head, &labels, d_head, &workspace)
+            };
+            let mut d_head = vec![0.0; 9 * 5];
+            let (sum, gradient) = loss(&hidden, &values, Some(&mut d_head));
+            check("d head", &values, &d_head, |values| loss(&hidden, values, None).0);
+            check("d hidden", &hidden, gradient.data(), |hidden| loss(hidden, &values, None).0);
+            let head = Head { weight: &weight(&values), softcap };
+            let log_p = log_probabilities(&matrix(&hidden), &head, &labels, &workspace);
+            let expected: f64 = log_p.iter().zip(&labels).map(|(log_p, label)| -label.weight * log_p).sum();
+            assert!((sum - expected).abs() < 1e-12);
+            let largest = head.logits(&matrix(&hidden), &workspace).data().iter().fold(0.0f64, |m, z| m.max(z.abs()));
+            assert_eq!(largest < 2.0, softcap.is_some(), "{largest}");
+        }
     }
 
     #[test]
@@ -176,7 +206,8 @@ mod tests {
         let workspace = Workspace::new(2).unwrap();
         // 3 rows a chunk: CHUNK / vocab
         let vocab = CHUNK / 3;
-        let head = Weight::new(Storage::Dense(numbers(vocab, "head").iter().map(|v| *v as f32).collect()), vocab, 1);
+        let weight = Weight::new(Storage::Dense(numbers(vocab, "head").iter().map(|v| *v as f32).collect()), vocab, 1);
+        let head = Head { weight: &weight, softcap: None };
         let labels: Vec<Label> = (0..8).map(|i| Label { row: 2 * i, target: 5 * i as u32, weight: 1.0 }).collect();
         let mut hidden = workspace_matrix(8);
         hidden.data_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * i as f32);

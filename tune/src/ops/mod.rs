@@ -3,6 +3,7 @@
 //! Each takes a workspace, works in f32 and in f64, and is judged by central differences in f64 (tests at the foot of each file). Operations know no
 //! adapter, no model and no file.
 
+pub mod activation;
 pub mod attention;
 mod batch;
 pub mod choice;
@@ -10,15 +11,18 @@ pub mod decode;
 pub mod dropout;
 pub mod gated;
 pub mod heads;
+pub mod layer_norm;
 pub mod loss;
 pub mod norm;
 pub mod rope;
 mod segments;
+pub mod target;
 mod weight;
 
+pub use activation::Activation;
 pub use batch::Batch;
 pub use segments::{Segment, SegmentError, Segments};
-pub use weight::{Storage, Weight};
+pub use weight::{Storage, Weight, row_lengths};
 
 #[cfg(test)]
 pub(crate) mod difference {

@@ -1,7 +1,7 @@
-//! Root-mean-square norm: `y = w x / sqrt(mean(x^2) + eps)`, row by row.
+//! Root-mean-square norm: `y = (offset + w) x / sqrt(mean(x^2) + eps)`, row by row; the offset is 0, or 1 in models that store their weights around 0.
 //!
 //! Forward keeps one number a row, the inverse root; the normalised rows are computed again where backward needs them, which costs less than reading
-//! them them back from memory. The weight's gradient is asked for only where the norm trains.
+//! them back from memory. The weight's gradient is asked for only where the norm trains.
 
 use rayon::prelude::*;
 
@@ -22,8 +22,17 @@ impl<T: Real> Saved<T> {
     }
 }
 
-/// Normalises each row of `x [n, d]` and scales it by `weight [d]`.
-pub fn forward<T: Real>(x: &Matrix<T>, weight: &[T], eps: T, workspace: &Workspace<T>) -> (Matrix<T>, Saved<T>) {
+/// The numbers of a norm.
+#[derive(Clone, Copy)]
+pub struct Scale<'a, T> {
+    /// Factors of the columns, `[d]`.
+    pub weight: &'a [T],
+    /// Added to each of them.
+    pub offset: T,
+}
+
+/// Normalises each row of `x [n, d]` and scales it.
+pub fn forward<T: Real>(x: &Matrix<T>, scale: Scale<'_, T>, eps: T, workspace: &Workspace<T>) -> (Matrix<T>, Saved<T>) {
     let mut inverse_root = workspace.buffer(x.rows());
     for row in 0..x.rows() {
         let mut sum = T::ZERO;
@@ -33,20 +42,20 @@ pub fn forward<T: Real>(x: &Matrix<T>, weight: &[T], eps: T, workspace: &Workspa
         inverse_root[row] = T::ONE / (sum / T::from_f64(x.cols() as f64) + eps).sqrt();
     }
     let saved = Saved { inverse_root };
-    let y = recompute(x, weight, &saved, workspace);
+    let y = recompute(x, scale, &saved, workspace);
     (y, saved)
 }
 
 /// The output of [`forward`] again, from its input and what it saved.
-pub fn recompute<T: Real>(x: &Matrix<T>, weight: &[T], saved: &Saved<T>, workspace: &Workspace<T>) -> Matrix<T> {
-    let cols = x.cols();
+pub fn recompute<T: Real>(x: &Matrix<T>, scale: Scale<'_, T>, saved: &Saved<T>, workspace: &Workspace<T>) -> Matrix<T> {
+    let (cols, Scale { weight, offset }) = (x.cols(), scale);
     let mut y = workspace.matrix(x.rows(), cols);
     let task = |(index, out): (usize, &mut [T])| {
-        for (offset, out) in out.chunks_mut(cols).enumerate() {
-            let row = index * ROWS + offset;
-            let scale = saved.inverse_root[row];
+        for (place, out) in out.chunks_mut(cols).enumerate() {
+            let row = index * ROWS + place;
+            let r = saved.inverse_root[row];
             for ((out, &v), &w) in out.iter_mut().zip(x.row(row)).zip(weight) {
-                *out = w * (v * scale);
+                *out = (offset + w) * (v * r);
             }
         }
     };
@@ -56,20 +65,20 @@ pub fn recompute<T: Real>(x: &Matrix<T>, weight: &[T], saved: &Saved<T>, workspa
 
 /// Adds to `dx` the gradient with respect to `x`.
 ///
-/// With r the inverse root and g = w dy: `dx = r g - x r^3 mean(g x)`.
-pub fn backward<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, weight: &[T], saved: &Saved<T>, dx: &mut Matrix<T>) {
-    let cols = x.cols();
+/// With r the inverse root and g = (offset + w) dy: `dx = r g - x r^3 mean(g x)`.
+pub fn backward<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, scale: Scale<'_, T>, saved: &Saved<T>, dx: &mut Matrix<T>) {
+    let (cols, Scale { weight, offset }) = (x.cols(), scale);
     let task = |(index, dx): (usize, &mut [T])| {
-        for (offset, dx) in dx.chunks_mut(cols).enumerate() {
-            let row = index * ROWS + offset;
+        for (place, dx) in dx.chunks_mut(cols).enumerate() {
+            let row = index * ROWS + place;
             let (x, dy, r) = (x.row(row), dy.row(row), saved.inverse_root[row]);
             let mut sum = T::ZERO;
             for i in 0..cols {
-                sum += weight[i] * dy[i] * x[i];
+                sum += (offset + weight[i]) * dy[i] * x[i];
             }
             let along = r * r * r * (sum / T::from_f64(cols as f64));
             for i in 0..cols {
-                dx[i] += r * (weight[i] * dy[i]) - x[i] * along;
+                dx[i] += r * ((offset + weight[i]) * dy[i]) - x[i] * along;
             }
         }
     };
@@ -99,20 +108,23 @@ mod tests {
         let workspace = Workspace::new(2).unwrap();
         let (rows, cols) = (19, 6);
         let (values, weight, dy) = (numbers(rows * cols, "x"), numbers(cols, "w"), numbers(rows * cols, "dy"));
+        let scale = Scale { weight: &weight, offset: 0.5 };
         let run = |values: &[f64]| {
             let mut x = workspace.matrix(rows, cols);
             x.copy_from(values);
-            let (y, saved) = forward(&x, &weight, 1e-3, &workspace);
+            let (y, saved) = forward(&x, scale, 1e-3, &workspace);
             (x, y, saved)
         };
         let (x, _, saved) = run(&values);
         let mut grad = workspace.matrix(rows, cols);
         grad.copy_from(&dy);
         let mut dx = workspace.zeros(rows, cols);
-        backward(&grad, &x, &weight, &saved, &mut dx);
+        backward(&grad, &x, scale, &saved, &mut dx);
         check("norm dx", &values, dx.data(), |values| dot(run(values).1.data(), &dy));
         let mut dw = vec![0.0; cols];
         weight_gradient(&grad, &x, &saved, &mut dw);
-        check("norm dw", &weight, &dw, |weight| dot(forward(&x, weight, 1e-3, &workspace).0.data(), &dy));
+        check("norm dw", &weight, &dw, |weight| {
+            dot(forward(&x, Scale { weight, ..scale }, 1e-3, &workspace).0.data(), &dy)
+        });
     }
 }

@@ -54,6 +54,7 @@ pub struct Segments {
     list: Vec<Segment>,
     positions: Vec<usize>,
     trees: Vec<Range<usize>>,
+    virtual_tokens: usize,
 }
 
 impl Segments {
@@ -91,6 +92,25 @@ impl Segments {
         Ok(table)
     }
 
+    /// The same table behind `count` virtual tokens, which stand before every root and are the same for all of them: they have keys and values but no queries, and
+    /// lie behind all tokens in each head's keys. Positions move up by their number.
+    pub fn behind(&self, count: usize) -> Self {
+        let mut table = self.clone();
+        table.positions.iter_mut().for_each(|position| *position += count);
+        table.virtual_tokens += count;
+        table
+    }
+
+    /// Number of virtual tokens.
+    pub fn virtual_tokens(&self) -> usize {
+        self.virtual_tokens
+    }
+
+    /// Number of each head's keys: tokens, then virtual tokens.
+    pub fn keys(&self) -> usize {
+        self.tokens() + self.virtual_tokens
+    }
+
     /// All segments in the order of their tokens.
     pub fn list(&self) -> &[Segment] {
         &self.list
@@ -116,13 +136,16 @@ impl Segments {
         self.list[tree.start].start..self.list[tree.end - 1].end
     }
 
-    /// Token ranges of a segment's ancestors, root first.
+    /// Token ranges of a segment's ancestors, root first; before it the virtual tokens, where there are any.
     pub fn ancestors(&self, segment: usize) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         let mut next = self.list[segment].parent;
         while let Some(parent) = next {
             ranges.push(self.list[parent].range());
             next = self.list[parent].parent;
+        }
+        if self.virtual_tokens > 0 {
+            ranges.push(self.tokens()..self.keys());
         }
         ranges.reverse();
         ranges

@@ -150,6 +150,19 @@ impl<T: Real> Weight<T> {
         Self { storage, rows: self.rows, cols: self.cols }
     }
 
+    /// All elements in f64, row-major.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match &self.storage {
+            Storage::Dense(data) => data.par_iter().map(|w| w.to_f64()).collect(),
+            Storage::Bf16(data) => data.par_iter().map(|w| f64::from(w.to_f32())).collect(),
+        }
+    }
+
+    /// Euclidean length of each row, computed in f64.
+    pub fn row_lengths(&self) -> Vec<f64> {
+        row_lengths(&self.to_f64(), self.cols)
+    }
+
     /// Calls `work(first_row, elements)` for consecutive blocks of whole rows in the compute type; one block when nothing has to be widened. Block
     /// borders depend on the shape alone.
     fn for_each_block(&self, workspace: &Workspace<T>, mut work: impl FnMut(usize, &[T])) {
@@ -167,6 +180,11 @@ impl<T: Real> Weight<T> {
             }
         }
     }
+}
+
+/// Euclidean length of each row of a row-major matrix.
+pub fn row_lengths(elements: &[f64], cols: usize) -> Vec<f64> {
+    elements.par_chunks(cols.max(1)).map(|row| row.iter().map(|w| w * w).sum::<f64>().sqrt()).collect()
 }
 
 fn widen<T: Real>(from: &[bf16], to: &mut [T]) {

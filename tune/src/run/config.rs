@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::RunError;
 use super::examination::Answers;
-use crate::adapter::{Layers, Selection, Sites, method_named, methods};
+use crate::adapter::{Layers, Selection, Sites, Target, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
 use crate::data::encode::{Form, Options, Truncation};
@@ -289,7 +289,15 @@ fn read_adapter(mut section: Section) -> Option<Attachment> {
     let problems = section.problems().clone();
     let before = problems.len();
     let name = section.string("type").must("must not be empty", |text| !text.is_empty()).required();
+    let info = method_named(&name);
+    let attention = info.is_some_and(|info| info.target == Target::Attention);
+    if attention {
+        for key in ["sites", "layers"].into_iter().filter(|key| section.has(key)) {
+            section.problem(key, "is not for a method that stands at the attention of all layers: leave it out");
+        }
+    }
     let sites = match section.strings_or_string("sites").optional() {
+        _ if attention => Sites::Attention,
         Some((texts, false)) => Sites::from_text(texts.first().map_or("", String::as_str)),
         Some((names, true)) => Sites::Names(names),
         None => {
@@ -303,7 +311,7 @@ fn read_adapter(mut section: Section) -> Option<Attachment> {
         section.problem("layers", message);
         Layers::default()
     });
-    let Some(method) = method_named(&name) else {
+    let Some(method) = info else {
         if !name.is_empty() {
             let known: Vec<&str> = methods().iter().map(|method| method.name).collect();
             let near = nearest(&name, known.iter().copied()).map(|near| format!(", did you mean `{near}`?"));

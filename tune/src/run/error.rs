@@ -35,6 +35,12 @@ pub enum RunError {
     /// A combination of arguments that means nothing.
     #[error("{0}")]
     Usage(String),
+    /// An encoder is asked for tokens.
+    #[error("this model is an encoder whose head looks at whole sequences: it cannot {action}; choose a decoder")]
+    Encoder {
+        /// What it is asked to do.
+        action: &'static str,
+    },
     /// The model folder cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::examination::{Answers, build};
-use super::source::{Source, workspace};
+use super::source::{Source, needs_decoder, workspace};
 use super::{ModelDtype, RunConfig, RunError};
 use crate::data::dataset::{Dataset, Part};
 use crate::data::encode::{Form, Options, encode, encode_candidates};
@@ -106,6 +106,7 @@ pub fn eval(folder: &Path, base: Option<&Path>, settings: &EvalSettings) -> Resu
         answers.rule = answers.rule.or(data.answers.rule);
         (options, seed) = (data.options, data.counts.seed);
     }
+    needs_decoder(&source.config, "answer in tokens")?;
     options.max_length = options.max_length.min(source.config.max_length);
     let tokenizer = Tokenizer::from_folder(&source.base)?;
     let rows = drawn(Dataset::rows(task, &path, settings.split)?, settings.limit, seed.wrapping_add(2));

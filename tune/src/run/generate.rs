@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::plan::weight_bytes;
-use super::source::{Source, workspace};
+use super::source::{Source, needs_decoder, workspace};
 use super::{ModelDtype, RunError, memory};
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{GenerateOptions, GeneratedText, StopRule, check_prompts, generate_texts};
@@ -66,6 +66,7 @@ pub fn generate(
         return Err(RunError::Usage("there is no prompt: write one a line".into()));
     }
     let source = Source::open(folder, base)?;
+    needs_decoder(&source.config, "go on with a text")?;
     let tokenizer = Tokenizer::from_folder(&source.base)?;
     let encoded: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<_, _>>()?;
     check_prompts(&source.config, &encoded)?;

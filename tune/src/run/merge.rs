@@ -1,13 +1,13 @@
-//! `quanta merge`: a plain model folder from a base and its adapter, verified before it appears.
+//! `quanta merge`: a plain model folder from a base and its adapters, verified before it appears.
 
 use std::path::{Path, PathBuf};
 
 use super::source::{Source, workspace};
 use super::{ModelDtype, RunError};
 use crate::adapter::Pass;
-use crate::checkpoint::merge_into;
+use crate::checkpoint::{Change, merge_into};
 use crate::model::{Decoder, StoredAs, load};
-use crate::ops::Batch;
+use crate::ops::{Batch, Storage, Weight};
 use crate::tensor::{Stream, Workspace};
 use crate::weights::{Dtype, Staging, TensorFiles};
 
@@ -16,65 +16,59 @@ use crate::weights::{Dtype, Staging, TensorFiles};
 pub struct MergeReport {
     /// The merged folder.
     pub out: PathBuf,
-    /// Sites whose weights changed.
+    /// Modules whose weights changed.
     pub sites: usize,
     /// Type of the changed weights.
     pub dtype: Dtype,
-    /// Largest difference of merged and adapted logits, relative to the largest adapted logit.
+    /// What was compared: logits of one adapter, or each site's output of several.
+    pub compared: &'static str,
+    /// Largest difference between merged and adapted, relative to the largest adapted value.
     pub difference: f64,
-    /// Largest difference of adapted and base logits, by the same measure: what the adapter does.
+    /// Largest difference of adapted and base, by the same measure: what the adapters do.
     pub effect: f64,
     /// Differences up to this are explained by rounding.
     pub tolerance: f64,
 }
 
-/// Tokens of the probe on which logits are compared.
+/// Tokens of the probe on which logits, or outputs of sites, are compared.
 const PROBE: usize = 64;
 
-/// Merges the run or adapter in `folder` into its base and writes the result to `out`, which must not exist.
+/// Merges the runs or adapters in `folders`, each times its factor, into their base and writes the result to `out`, which must not exist.
 ///
-/// The merged folder is loaded again and its logits are compared with the adapted model's; `out` appears only when they agree.
+/// The merged folder is read again and compared with the adapters beside the base: for one adapter the model's logits, for several each site's output, in which
+/// every adapter's forward pass counts by its factor. `out` appears only when they agree.
 ///
 /// # Errors
-/// When something cannot be read or written, there is no adapter, or the logits differ by more than rounding explains.
+/// When something cannot be read or written, there is no adapter, adapters have different bases, or more differs than rounding explains.
 pub fn merge(
-    folder: &Path,
+    folders: &[(PathBuf, f64)],
     base: Option<&Path>,
     out: &Path,
     dtype: Option<Dtype>,
     threads: usize,
 ) -> Result<MergeReport, RunError> {
     Staging::refuse_existing(out)?;
-    let source = Source::open(folder, base)?;
-    if source.adapter.is_none() {
-        return Err(RunError::Usage(format!(
-            "{} is a model without an adapter: there is nothing to merge",
-            folder.display()
-        )));
-    }
-    let workspace = workspace::<f32>(threads)?;
-    let probe = probe(&source);
-    let before = {
-        let model = load::<f32>(&source.base, StoredAs::File)?;
-        logits(&model, &probe, &workspace)
+    let sources = open(folders, base)?;
+    let Some(first) = sources.first() else {
+        return Err(RunError::Usage("name at least one run or adapter to merge".to_owned()));
     };
+    let (base, workspace) = (&first.base, workspace::<f32>(threads)?);
+    let changes: Vec<(f64, Change)> = sources
+        .iter()
+        .zip(folders)
+        .map(|(source, (_, factor))| Ok((*factor, source.change()?)))
+        .collect::<Result<_, RunError>>()?;
     let staging = Staging::create(out)?;
-    let (adapted, sites, written) = {
-        let model = source.load::<f32>(StoredAs::File)?;
-        let adapted = logits(&model, &probe, &workspace);
-        workspace.run(|| merge_into(&source.base, &model, dtype, staging.path()))?;
-        let trained = model.trained();
-        let names: std::collections::BTreeSet<&str> =
-            trained.iter().map(|trained| trained.site.name.as_str()).collect();
-        let first = names.first().map(|name| format!("{name}.weight")).unwrap_or_default();
-        let written = TensorFiles::open_folder(staging.path())?.info(&first)?.dtype;
-        (adapted, names.len(), written)
+    workspace.run(|| merge_into(base, &changes, dtype, staging.path()))?;
+    let files = TensorFiles::open_folder(staging.path())?;
+    let touched = files.files().iter().flat_map(|file| &file.tensors);
+    let touched = touched.clone().find(|name| changes.iter().any(|(_, change)| change.touches(name)));
+    let written = touched.map_or(Ok(Dtype::F32), |name| files.info(name).map(|info| info.dtype))?;
+    let single = matches!(folders, [(_, factor)] if *factor == 1.0);
+    let [difference, effect] = match single {
+        true => by_logits(first, staging.path(), &workspace)?,
+        false => workspace.run(|| by_sites(base, &files, &changes))?,
     };
-    let merged = {
-        let model = load::<f32>(staging.path(), ModelDtype::Auto.stored_as())?;
-        logits(&model, &probe, &workspace)
-    };
-    let (difference, effect) = (relative(&merged, &adapted), relative(&before, &adapted));
     // f32 weights: rounding of some thousand terms; narrower ones: half a unit of 2^-8 or 2^-11 a weight, grown through the layers
     let tolerance = match written {
         Dtype::F64 | Dtype::F32 => 1e-3,
@@ -87,8 +81,85 @@ pub fn merge(
     if difference.is_nan() || difference > tolerance {
         return Err(RunError::MergeDiffers { difference, tolerance });
     }
+    drop(files);
     staging.commit()?;
-    Ok(MergeReport { out: out.to_owned(), sites, dtype: written, difference, effect, tolerance })
+    let sites = changes.iter().map(|(_, change)| change.modules()).max().unwrap_or(0);
+    let compared = if single { "logits" } else { "outputs of sites" };
+    Ok(MergeReport { out: out.to_owned(), sites, dtype: written, compared, difference, effect, tolerance })
+}
+
+/// Opens all folders; their bases have to be one.
+fn open(folders: &[(PathBuf, f64)], base: Option<&Path>) -> Result<Vec<Source>, RunError> {
+    let mut sources: Vec<Source> = Vec::new();
+    for (folder, _) in folders {
+        let source = Source::open(folder, base)?;
+        if source.adapter.is_none() {
+            return Err(RunError::Usage(format!(
+                "{} is a model without an adapter: there is nothing to merge",
+                folder.display()
+            )));
+        }
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Some(first) = sources.first()
+            && real(&first.base) != real(&source.base)
+        {
+            return Err(RunError::Usage(format!(
+                "{} was trained on {}, and {} on {}: merge adapters of one base, or name it with --base",
+                folders[0].0.display(),
+                first.base.display(),
+                folder.display(),
+                source.base.display()
+            )));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+/// `[merged against adapted, base against adapted]`, by the logits of a probe.
+fn by_logits(source: &Source, merged: &Path, workspace: &Workspace<f32>) -> Result<[f64; 2], RunError> {
+    let probe = probe(source);
+    let before = logits(&load::<f32>(&source.base, StoredAs::File)?, &probe, workspace);
+    let adapted = logits(&source.load::<f32>(StoredAs::File)?, &probe, workspace);
+    let merged = logits(&load::<f32>(merged, ModelDtype::Auto.stored_as())?, &probe, workspace);
+    Ok([relative(&merged, &adapted), relative(&before, &adapted)])
+}
+
+/// The same, by the outputs of every adapted site: `W x` of the merged file against `W0 x + sum of c_i (site_i(x) - W0 x)`.
+fn by_sites(base: &Path, merged: &TensorFiles, changes: &[(f64, Change)]) -> Result<[f64; 2], RunError> {
+    let (files, workspace) = (TensorFiles::open_folder(base)?, Workspace::<f64>::new(1).map_err(threads_error)?);
+    let pass = Pass { workspace: &workspace, draw: None };
+    let mut worst = [0.0f64; 2];
+    let sites = changes.iter().flat_map(|(_, change)| change.sites());
+    for site in sites {
+        let name = format!("{}.weight", site.name);
+        let mut stream = Stream::new(0, "probe", &site.name);
+        let mut x = workspace.matrix(4, site.d_in);
+        x.data_mut().iter_mut().for_each(|x| *x = stream.normal());
+        let w0: Vec<f64> = files.read(&name)?;
+        let product = |w: Vec<f64>| Weight::new(Storage::Dense(w), site.d_out, site.d_in).forward(&x, &workspace);
+        let before = product(w0.clone());
+        let mut expected = before.data().to_vec();
+        for (factor, change) in changes {
+            let Some(mut linear) = change.linear(&name, w0.clone())? else { continue };
+            linear.fold();
+            linear.prepare();
+            let (y, _) = linear.forward(&x, &pass);
+            let both = y.data().iter().zip(before.data());
+            expected.iter_mut().zip(both).for_each(|(sum, (y, base))| *sum += factor * (y - base));
+        }
+        let got = product(merged.read(&name)?);
+        let found = [relative(got.data(), &expected), relative(before.data(), &expected)];
+        worst
+            .iter_mut()
+            .zip(found)
+            .for_each(|(worst, found)| *worst = if found.is_nan() { found } else { worst.max(found) });
+    }
+    Ok(worst)
+}
+
+fn threads_error(error: impl std::fmt::Display) -> RunError {
+    RunError::Threads { threads: 1, reason: error.to_string() }
 }
 
 /// Random tokens, the same for every merge of a model.
@@ -102,12 +173,16 @@ fn probe(source: &Source) -> Batch {
 fn logits(model: &Decoder<f32>, probe: &Batch, workspace: &Workspace<f32>) -> Vec<f32> {
     let rows: Vec<usize> = (0..probe.tokens.len()).collect();
     let pass = Pass { workspace, draw: None };
+    if model.config().labels.is_some() {
+        return workspace.run(|| model.outputs(probe, &pass).data().to_vec());
+    }
     workspace.run(|| model.logits(probe, &rows, &pass).data().to_vec())
 }
 
-fn relative(a: &[f32], b: &[f32]) -> f64 {
-    let scale = b.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
-    let difference = a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()));
+/// max|a - b| / max|b|.
+fn relative<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
+    let scale = b.iter().fold(0.0f64, |m, &v| m.max(v.into().abs()));
+    let difference = a.iter().zip(b).map(|(&a, &b)| (a.into() - b.into()).abs());
     // max would drop NaN
     difference.fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m }) / scale
 }

@@ -82,7 +82,7 @@ impl PlanReport {
 /// When the model's configuration cannot be read or the adapters do not fit it.
 pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
     let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
-    let sites = model.modules();
+    let sites = model.attachable();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &model).map_err(attach)?;
     let mut adapters = Vec::new();

@@ -1,11 +1,11 @@
-//! `quanta score`: how probable a model finds a text, token by token.
+//! `quanta score`: how probable a model finds a text, token by token; what the head of an encoder gives for it.
 
 use std::path::{Path, PathBuf};
 
 use super::source::{Source, workspace};
 use super::{ModelDtype, RunError};
 use crate::data::tokenizer::Tokenizer;
-use crate::eval::{Score, score_tokens};
+use crate::eval::{Score, classify, score_tokens};
 use crate::tensor::Real;
 
 /// What to score.
@@ -19,6 +19,15 @@ pub enum ScoreInput {
     File(PathBuf),
 }
 
+/// What a model finds of a token sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// Log-probabilities of all tokens but the first.
+    Tokens(Score),
+    /// Outputs of a head over whole sequences.
+    Outputs(Vec<f64>),
+}
+
 /// A scored token sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreReport {
@@ -26,8 +35,8 @@ pub struct ScoreReport {
     pub tokens: Vec<u32>,
     /// Their texts, where the folder has a tokenizer.
     pub texts: Option<Vec<String>>,
-    /// Log-probabilities of all tokens but the first.
-    pub score: Score,
+    /// What the model finds.
+    pub finding: Finding,
 }
 
 /// Scores `input` with the model, run or adapter in `folder`; without a `dtype` a run is scored in its own.
@@ -55,7 +64,11 @@ pub fn score(
             encode(&text)?
         }
     };
-    if tokens.len() < 2 {
+    let decoder = source.config.labels.is_none();
+    if tokens.is_empty() {
+        return Err(RunError::Usage("scoring needs a token".into()));
+    }
+    if decoder && tokens.len() < 2 {
         return Err(RunError::Usage("scoring needs at least two tokens: each is scored given those before it".into()));
     }
     let (vocab_size, max_length) = (source.config.vocab_size, source.config.max_length);
@@ -66,19 +79,26 @@ pub fn score(
         return Err(RunError::TooLong { tokens: tokens.len(), max_length });
     }
     let dtype = dtype.unwrap_or(source.dtype);
-    let score = match dtype {
+    let finding = match dtype {
         ModelDtype::F64 => run::<f64>(&source, &tokens, dtype, threads)?,
         _ => run::<f32>(&source, &tokens, dtype, threads)?,
     };
-    if let Some(before) = score.log_probabilities.iter().position(|p| !p.is_finite()) {
-        return Err(RunError::ScoreNotFinite { position: before + 1 });
+    let not_finite = match &finding {
+        Finding::Tokens(score) => score.log_probabilities.iter().position(|p| !p.is_finite()).map(|before| before + 1),
+        Finding::Outputs(outputs) => outputs.iter().position(|z| !z.is_finite()).map(|_| 0),
+    };
+    if let Some(position) = not_finite {
+        return Err(RunError::ScoreNotFinite { position });
     }
     let texts = tokenizer.map(|tokenizer| tokens.iter().map(|&token| tokenizer.token_text(token)).collect());
-    Ok(ScoreReport { tokens, texts, score })
+    Ok(ScoreReport { tokens, texts, finding })
 }
 
-fn run<T: Real>(source: &Source, tokens: &[u32], dtype: ModelDtype, threads: usize) -> Result<Score, RunError> {
+fn run<T: Real>(source: &Source, tokens: &[u32], dtype: ModelDtype, threads: usize) -> Result<Finding, RunError> {
     let workspace = workspace(threads)?;
     let model = source.load::<T>(dtype.stored_as())?;
-    Ok(score_tokens(&model, tokens, &workspace))
+    if model.config().labels.is_some() {
+        return Ok(Finding::Outputs(classify(&model, &[tokens], tokens.len(), &workspace).concat()));
+    }
+    Ok(Finding::Tokens(score_tokens(&model, tokens, &workspace)))
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{ModelDtype, RunConfig, RunError};
-use crate::checkpoint::AdapterFolder;
-use crate::model::{Decoder, ModelConfig, StoredAs, load, read_folder_config, resolve};
+use crate::checkpoint::{AdapterFolder, Change};
+use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 
 /// A base model, with or without an adapter.
@@ -41,8 +41,26 @@ impl Source {
         } else {
             return Err(RunError::UnknownFolder { path: folder.to_owned() });
         };
-        let config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
+        let mut config = read_folder_config(&base).map_err(|error| RunError::Load(error.into()))?;
+        // a head that was trained has the task's number of outputs, whatever the base folder says
+        if let (Some((_, adapter)), Some(output)) = (&adapter, config.head_sites().pop()) {
+            config.labels = adapter.shape(&output, "weight").and_then(|shape| shape.first().copied()).or(config.labels);
+        }
         Ok(Self { base, config, adapter, dtype })
+    }
+
+    /// What the adapter makes of the base's weights.
+    ///
+    /// # Errors
+    /// When there is no adapter, it does not fit the base, or it is no change of weights.
+    pub fn change(&self) -> Result<Change, RunError> {
+        let Some((path, _)) = &self.adapter else {
+            return Err(RunError::Usage(format!("{} is a model without an adapter", self.base.display())));
+        };
+        let folder = AdapterFolder::open(path)?;
+        let chosen = resolve(&folder.attachments(), &self.config)
+            .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
+        Ok(Change::new(folder, &self.config.attachable(), &chosen)?)
     }
 
     /// Loads the model and attaches the adapter with its saved values.
@@ -56,15 +74,27 @@ impl Source {
                 let attachments = adapter.attachments();
                 let chosen = resolve(&attachments, &self.config)
                     .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
-                adapter.check(&self.config.modules(), &chosen)?;
+                adapter.check(&self.config.attachable(), &chosen)?;
                 Some((adapter, attachments, chosen))
             }
         };
-        let mut model = load(&self.base, stored_as)?;
+        let head = self.config.labels.map(|labels| WantedHead { labels, seed: 0 });
+        let mut model = load_with_head(&self.base, stored_as, head)?;
         if let Some((adapter, attachments, chosen)) = plan {
             model.attach(&attachments, &chosen, 0, |entry, site, parameters| adapter.fill(entry, site, parameters))?;
         }
         Ok(model)
+    }
+}
+
+/// Refuses a model that predicts no tokens.
+///
+/// # Errors
+/// [`RunError::Encoder`] with what it is asked to do.
+pub fn needs_decoder(config: &ModelConfig, action: &'static str) -> Result<(), RunError> {
+    match config.labels {
+        None => Ok(()),
+        Some(_) => Err(RunError::Encoder { action }),
     }
 }
 

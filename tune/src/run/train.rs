@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::examination::examination;
 use super::run_folder::{RunFolder, check_same_run};
-use super::source::workspace;
+use super::source::{needs_decoder, workspace};
 use super::{ModelDtype, PlanReport, RunConfig, RunError, memory, plan::plan, samples};
 use crate::checkpoint::{AdapterFolder, Checkpoint, list_checkpoints};
 use crate::data::dataset::Dataset;
@@ -139,6 +139,7 @@ struct Prepared {
 
 fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let mut plan = plan(config)?;
+    needs_decoder(&plan.model, "be trained on tokens")?;
     let config = samples::within(config, &plan.model);
     let tokenizer = Tokenizer::from_folder(&config.model)?;
     let dataset = samples::load(&config, &plan.model, &tokenizer)?;
@@ -176,7 +177,7 @@ impl Prepared {
         let filling = saved.or(from.as_ref());
         if let Some(folder) = filling {
             folder.check_entries(&config.attachments)?;
-            folder.check(&self.plan.model.modules(), &self.chosen)?;
+            folder.check(&self.plan.model.attachable(), &self.chosen)?;
         }
         let mut model: Decoder<T> = load(&config.model, config.dtype.stored_as())?;
         let seed = config.fit.seed;

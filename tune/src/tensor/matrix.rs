@@ -15,6 +15,15 @@ impl<T: Real> Matrix<T> {
         Self { buffer, rows, cols }
     }
 
+    /// The same elements as rows of another length.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    pub fn reshaped(self, rows: usize, cols: usize) -> Self {
+        assert_eq!(self.rows * self.cols, rows * cols, "another number of elements");
+        Self { rows, cols, ..self }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows

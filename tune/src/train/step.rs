@@ -118,9 +118,12 @@ impl<T: Real> Step<T> {
         if factor < 1.0 {
             self.gradients.scale(factor);
         }
-        workspace.run(|| self.optimizer.step(model, &self.gradients, rate));
+        workspace.run(|| {
+            self.optimizer.step(model, &self.gradients, rate);
+            model.prepare();
+        });
         let tokens = micro_batches.iter().map(|batch| batch.tokens.len()).sum();
-        let labels = micro_batches.iter().map(|batch| batch.labels.len()).sum();
+        let labels = micro_batches.iter().map(|batch| batch.labels.len() + batch.targets.len()).sum();
         Ok(StepReport { loss, gradient_norm, tokens, labels, saved_bytes })
     }
 }

@@ -73,7 +73,7 @@ impl Forest {
         };
         let labels = self.predictions.iter().map(|prediction| self.label(prediction, row(prediction))).collect();
         let tokens = self.pieces.iter().flat_map(|piece| piece.tokens.clone()).collect();
-        Batch { tokens, segments, labels, choices: Vec::new() }
+        Batch { tokens, segments, labels, choices: Vec::new(), targets: Vec::new() }
     }
 
     /// One batch for each path from a root to a leaf. Where a label lies on several paths, `choose(number of paths)` says which one counts it.

@@ -14,6 +14,8 @@ pub enum Start {
     Exact,
     /// To rounding.
     Rounded,
+    /// Not at all, and says so.
+    Elsewhere,
 }
 
 /// One method with its settings, and what it claims.
@@ -74,7 +76,84 @@ pub const ROWS: &[Row] = &[
     }),
     row("lora", r#"{"r": 1}"#, Start::Exact, true, |d_in, d_out| d_in + d_out),
     row("lora", r#"{"r": 4, "alpha": 6.0, "dropout": 0.3}"#, Start::Exact, true, |d_in, d_out| 4 * (d_in + d_out)),
+    row(
+        "lora",
+        r#"{"r": 3, "rslora": true, "rank_pattern": {"self_attn.q_proj": 2}}"#,
+        Start::Exact,
+        true,
+        |d_in, d_out| 2 * (d_in + d_out),
+    ),
+    row("dora", r#"{"r": 2, "alpha": 6.0, "dropout": 0.3}"#, Start::Rounded, true, |d_in, d_out| {
+        2 * (d_in + d_out) + d_out
+    }),
+    row("mora", r#"{"r": 1, "variant": "sharing"}"#, Start::Exact, false, |d_in, d_out| side(d_in + d_out).pow(2)),
+    row("mora", r#"{"r": 1, "variant": "rotation"}"#, Start::Exact, false, |d_in, d_out| {
+        (side(d_in + d_out) / 2 * 2).pow(2)
+    }),
+    row("krona", r#"{"decompose_factor": 3, "scale": 0.5}"#, Start::Exact, true, |d_in, d_out| {
+        let ([a, b], [c, d]) = (split(d_in), split(d_out));
+        a * c + b * d
+    }),
+    row("krona", r#"{"factor": [1, 2]}"#, Start::Exact, true, |d_in, d_out| 2 + d_in / 2 * d_out),
+    row("loretta-rep", r#"{"r": 4, "tt_rank": 3, "alpha": 2.0}"#, Start::Exact, true, train_of_factors),
+    row("loretta-rep", r#"{"r": 4, "tt_rank": 3, "init": "reference"}"#, Start::Elsewhere, true, train_of_factors),
+    row("loretta-adp", r#"{"bottleneck": 4, "tt_rank": 2, "activation": "gelu"}"#, Start::Exact, true, |width, _| {
+        2 * train(&[parts(width), vec![4]].concat(), 2) + 4 + width
+    }),
+    row(
+        "loretta-adp",
+        r#"{"bottleneck": 4, "tt_rank": 2, "init": "reference"}"#,
+        Start::Elsewhere,
+        true,
+        |width, _| 2 * train(&[parts(width), vec![4]].concat(), 2) + 4 + width,
+    ),
+    row("series", r#"{"bottleneck": 5}"#, Start::Exact, true, |width, _| 10 * width),
+    row(
+        "series",
+        r#"{"bottleneck": 3, "activation": "silu", "init": "reference"}"#,
+        Start::Elsewhere,
+        true,
+        |width, _| 6 * width,
+    ),
+    row("parallel", r#"{"bottleneck": 5, "scale": 2.0, "activation": "gelu"}"#, Start::Exact, true, |d_in, d_out| {
+        5 * (d_in + d_out)
+    }),
+    row("magnitude", "{}", Start::Rounded, false, |_, d_out| d_out),
 ];
+
+/// Side of a square with as many elements as a rank-one pair of factors.
+fn side(sides: usize) -> usize {
+    (sides as f64).sqrt().round() as usize
+}
+
+/// How a side is split by a wanted factor of 3: 24 = 3 * 8, 12 = 3 * 4, 6 = 3 * 2; 22 = 2 * 11, 23 and 17 are primes.
+fn split(side: usize) -> [usize; 2] {
+    match side {
+        22 => [2, 11],
+        17 | 23 => [1, side],
+        _ => [3, side / 3],
+    }
+}
+
+/// How a side is cut into parts up to 16.
+fn parts(side: usize) -> Vec<usize> {
+    match side {
+        24 => vec![12, 2],
+        22 => vec![11, 2],
+        side => vec![side],
+    }
+}
+
+/// Elements of the cores of a train with these axes.
+fn train(axes: &[usize], rank: usize) -> usize {
+    let last = axes.len() - 1;
+    let bond = |open: bool| if open { 1 } else { rank };
+    axes.iter().enumerate().map(|(k, n)| bond(k == 0) * n * bond(k == last)).sum()
+}
+
+fn train_of_factors(d_in: usize, d_out: usize) -> usize {
+    train(&[parts(d_in), vec![4]].concat(), 3) + train(&[vec![4], parts(d_out)].concat(), 3)
+}
 
 impl Row {
     /// The method with the row's settings.

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod forest;
+pub mod golden;
 pub mod methods;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use quanta_tune::adapter::{Gradients, Layers, Method, Pass, Selection, Sites, method_named};
+use quanta_tune::checkpoint::{AdapterFolder, Change, save_adapters};
 use quanta_tune::config::{Problems, Section};
 use quanta_tune::model::{Attachment, Decoder, read_folder_config};
 use quanta_tune::ops::Batch;
@@ -131,10 +133,53 @@ pub fn qwen2_config() -> Value {
     })
 }
 
+/// A mistral configuration whose window is shorter than most paths.
+pub fn mistral_config() -> Value {
+    serde_json::json!({
+        "model_type": "mistral", "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 29, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+        "sliding_window": 4, "tie_word_embeddings": false, "rope_theta": 1000.0,
+    })
+}
+
+/// A gemma2 configuration: norms on both sides, soft caps that bend, a window in two of three layers.
+pub fn gemma2_config() -> Value {
+    serde_json::json!({
+        "model_type": "gemma2", "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 29, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+        "sliding_window": 3, "query_pre_attn_scalar": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+        "rope_theta": 1000.0,
+    })
+}
+
+/// A gemma3_text configuration: norms on queries and keys besides, two rotary embeddings, a window in one of three layers, capped logits.
+pub fn gemma3_config() -> Value {
+    serde_json::json!({
+        "model_type": "gemma3_text", "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 29, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+        "sliding_window": 5, "query_pre_attn_scalar": 5, "final_logit_softcapping": 4.0, "rope_theta": 5000.0,
+        "rope_local_base_freq": 100.0, "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    })
+}
+
+/// One configuration for each thing that decoders differ in.
+pub fn decoder_configs() -> [Value; 5] {
+    [llama_config(), qwen2_config(), mistral_config(), gemma2_config(), gemma3_config()]
+}
+
 /// Attaches entries with their initial values.
 pub fn attach<T: Real>(model: &mut Decoder<T>, entries: &[Attachment], seed: u64) {
     let chosen = quanta_tune::model::resolve(entries, model.config()).unwrap();
     let Ok(()) = model.attach(entries, &chosen, seed, |_, _, _| Ok::<_, Infallible>(()));
+}
+
+/// What a folder with the model's adapters, written and opened again, makes of the weights.
+pub fn saved_change<T: Real>(model: &Decoder<T>, entries: &[Attachment]) -> Change {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter");
+    save_adapters(&adapter, model, entries, "base").unwrap();
+    let chosen = quanta_tune::model::resolve(entries, model.config()).unwrap();
+    Change::new(AdapterFolder::open(&adapter).unwrap(), &model.config().attachable(), &chosen).unwrap()
 }
 
 /// Moves every trainable parameter of the chosen entries by `size` times a standard normal number of its own stream: away from the start, where zeros
@@ -149,6 +194,7 @@ pub fn perturb<T: Real>(model: &mut Decoder<T>, size: f64, entries: impl Fn(usiz
             }
         }
     }
+    model.prepare();
 }
 
 /// Loss sum and gradients of one batch.

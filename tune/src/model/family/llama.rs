@@ -3,8 +3,12 @@
 use crate::config::Section;
 use crate::model::ModelConfig;
 
+use super::shared;
+
 pub fn read(section: &mut Section) -> ModelConfig {
-    let mut config = super::shared::read(section, "llama", false);
+    let mut config = shared::read(section, "llama", false);
+    config.activation = shared::silu(section);
+    config.ropes = vec![shared::rope(section, config.head_dim, 10_000.0)];
     let attention_bias = section.bool("attention_bias").or(false);
     config.qkv_bias = attention_bias;
     config.output_bias = attention_bias;

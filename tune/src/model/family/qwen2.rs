@@ -1,17 +1,15 @@
-//! Qwen2 and Qwen2.5: LLaMA with biases on the query, key and value projections; `model_type` `qwen2`.
+//! Qwen2 and Qwen2.5: LLaMA with biases on the query, key and value projections, and windows that can be switched on; `model_type` `qwen2`.
 
 use crate::config::Section;
 use crate::model::ModelConfig;
 
+use super::shared;
+
 pub fn read(section: &mut Section) -> ModelConfig {
-    let mut config = super::shared::read(section, "qwen2", false);
+    let mut config = shared::read(section, "qwen2", false);
+    config.activation = shared::silu(section);
+    config.ropes = vec![shared::rope(section, config.head_dim, 10_000.0)];
     config.qkv_bias = true;
-    // the window counts only where `use_sliding_window` says so
-    section.only("use_sliding_window", &[]);
-    section.ignore(&["sliding_window", "max_window_layers"]);
-    let layer_types = section.strings("layer_types").or_default();
-    if layer_types.iter().any(|kind| kind != "full_attention") {
-        section.problem("layer_types", "only full_attention is handled");
-    }
+    config.layer_kinds = shared::switched_windows(section, config.layers);
     config
 }

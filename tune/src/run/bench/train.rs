@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 use super::super::RunError;
 use super::super::memory::{self, peak_resident_bytes};
 use super::super::source::workspace;
-use crate::adapter::{Layers, MethodInfo, Selection, Sites, method_named, methods};
+use crate::adapter::{Kind, Layers, MethodInfo, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section};
 use crate::data::batch::{Weighting, pack};
 use crate::data::example::Encoded;
-use crate::model::{Attachment, Cost, Decoder, ModelConfig, NORMS, Training, families, random, read_config, resolve};
+use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, families, random, read_config, resolve};
 use crate::ops::Batch;
 use crate::tensor::Stream;
 use crate::train::{AdamW, AdamWSettings, Step, StepSettings};
@@ -131,7 +131,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
         RunError::Usage(format!("there is no shape `{}`: choose one of {}", bench.shape, known.join(", ")))
     })?;
     let config = config(shape);
-    let attachment = attachment(bench, shape)?;
+    let attachment = attachment(bench, shape, &config)?;
     let origin = "bench train".to_owned();
     let chosen =
         resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
@@ -205,7 +205,7 @@ fn config(shape: &Shape) -> ModelConfig {
 }
 
 /// The method on q and v of every layer; for `none` the norm of the lowest layer, which costs next to nothing beside the gradient that reaches it.
-fn attachment(bench: &TrainBench, shape: &Shape) -> Result<Attachment, RunError> {
+fn attachment(bench: &TrainBench, shape: &Shape, config: &ModelConfig) -> Result<Attachment, RunError> {
     let sites = |names: &[&str]| Sites::Names(names.iter().map(|&name| name.to_owned()).collect());
     let read = |info: &MethodInfo, settings: Map<String, Value>| {
         let problems = Problems::new();
@@ -215,9 +215,14 @@ fn attachment(bench: &TrainBench, shape: &Shape) -> Result<Attachment, RunError>
         problems.check("bench train").map(|()| method)
     };
     if bench.adapter == "none" {
-        let own = methods().iter().find(|info| info.unfreezes).expect("a method that trains modules themselves");
+        let own = methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
         let method = read(own, Map::new()).map_err(RunError::Config)?;
-        let selection = Selection { sites: sites(&NORMS[..1]), layers: Layers::only([0]) };
+        let norm = config
+            .modules()
+            .into_iter()
+            .find(|module| matches!(module.kind, Kind::Norm { .. }))
+            .expect("a layer with a norm");
+        let selection = Selection { sites: sites(&[&norm.name]), layers: Layers::only([0]) };
         return Ok(Attachment { method, selection });
     }
     let name = bench.adapter.as_str();

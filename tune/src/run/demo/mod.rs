@@ -125,7 +125,7 @@ pub fn demo(out: &Path, seed: u64, tell: &mut dyn FnMut(DemoProgress)) -> Result
             train(config, &folder, TrainOptions::default(), &mut |progress| tell(DemoProgress::Train(progress)))?;
         tell(DemoProgress::Stage(format!("measuring {method} on {TEST} held-out passages, and merging it")));
         let examined = eval(&folder, None, &settings)?;
-        let merged = merge(&folder, None, &out.join(format!("{name}-merged")), Some(Dtype::F32), 0)?;
+        let merged = merge(&[(folder.clone(), 1.0)], None, &out.join(format!("{name}-merged")), Some(Dtype::F32), 0)?;
         rows.push(measured(&method, plan.trainable(), report.summary.seconds, Some(merged), examined));
     }
     let shown = shown(&rows);

@@ -1,0 +1,114 @@
+//! The MLP of a layer, `down(f(gate(x)) * up(x))`, or `down(f(up(x)))` in families without a gate: forward and backward.
+//!
+//! Forward keeps the outputs of the first linears; what is made of them is computed again in backward.
+
+use super::linear::{InputGradient, Linear, Saved as LinearSaved};
+use super::residual::{Given, Input};
+use crate::adapter::{Gradients, Pass};
+use crate::ops::{Activation, activation, gated};
+use crate::tensor::{Matrix, Real, Workspace};
+
+/// The linears of an MLP.
+pub struct Mlp<T: Real> {
+    /// What the activation is applied to, where there is a gate.
+    pub gate: Option<Linear<T>>,
+    /// What the gate is multiplied by; without a gate, what the activation is applied to.
+    pub up: Linear<T>,
+    /// Back to the residual stream.
+    pub down: Linear<T>,
+    /// The non-linearity.
+    pub activation: Activation,
+}
+
+/// What backward needs besides the input.
+pub(super) struct Saved<T: Real> {
+    gate: Option<(Matrix<T>, LinearSaved<T>)>,
+    up: (Matrix<T>, LinearSaved<T>),
+    down: LinearSaved<T>,
+}
+
+impl<T: Real> Saved<T> {
+    /// Bytes held until backward.
+    pub(super) fn bytes(&self) -> usize {
+        let first = self.gate.iter().chain([&self.up]);
+        first.map(|(rows, saved)| rows.bytes() + saved.bytes()).sum::<usize>() + self.down.bytes()
+    }
+}
+
+impl<T: Real> Mlp<T> {
+    /// The linears in the order of the forward pass.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear<T>> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    /// As [`Self::linears`], to be changed.
+    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<T>> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
+
+    /// Whether anything here trains.
+    pub(super) fn trains(&self) -> bool {
+        self.linears().any(Linear::trains)
+    }
+
+    /// The output for rows `x`, and what backward needs.
+    pub(super) fn forward(&self, x: Given<'_, T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let gate = self.gate.as_ref().map(|gate| gate.forward(&x, pass));
+        let up = self.up.forward(&x, pass);
+        drop(x);
+        let inner = self.inner(gate.as_ref().map(|(gate, _)| gate), &up.0, pass.workspace);
+        let (y, down) = self.down.forward(&inner, pass);
+        (y, Saved { gate, up, down })
+    }
+
+    /// What `down` reads.
+    fn inner(&self, gate: Option<&Matrix<T>>, up: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        match gate {
+            Some(gate) => gated::forward(gate, up, self.activation, workspace),
+            None => activation::forward(up, self.activation, workspace),
+        }
+    }
+
+    /// From the gradient `dy` of the output: the adapters' gradients, and the input's where it is wanted.
+    pub(super) fn backward(
+        &self,
+        dy: &Matrix<T>,
+        input: Input<'_, T>,
+        saved: Saved<T>,
+        wanted: bool,
+        gradients: &mut Gradients<T>,
+        pass: &Pass<'_, T>,
+    ) -> Option<Matrix<T>> {
+        let workspace = pass.workspace;
+        let Saved { mut gate, up: (mut up, saved_up), down } = saved;
+        let inputs_train = self.gate.iter().chain([&self.up]).any(Linear::trains);
+        let inner = self.down.trains().then(|| self.inner(gate.as_ref().map(|(gate, _)| gate), &up, workspace));
+        if !wanted && !inputs_train {
+            self.down.backward(inner.as_ref(), dy, down, InputGradient::None, gradients, pass);
+            return None;
+        }
+        let mut d_inner = workspace.matrix(up.rows(), up.cols());
+        let write = InputGradient::Write(&mut d_inner);
+        self.down.backward(inner.as_ref(), dy, down, write, gradients, pass);
+        drop(inner);
+        match &mut gate {
+            Some((gate, _)) => gated::backward(&d_inner, gate, &mut up, self.activation),
+            None => activation::backward(&d_inner, &mut up, self.activation),
+        }
+        drop(d_inner);
+        let x = inputs_train.then(|| input.get());
+        let mut dx = wanted.then(|| workspace.matrix(dy.rows(), self.up.site().d_in));
+        let gated = gate.is_some();
+        if let (Some(linear), Some((d_gate, saved))) = (&self.gate, gate) {
+            let write = dx.as_mut().map_or(InputGradient::None, InputGradient::Write);
+            linear.backward(x.as_deref(), &d_gate, saved, write, gradients, pass);
+        }
+        let up_gradient = match &mut dx {
+            None => InputGradient::None,
+            Some(dx) if gated => InputGradient::Add(dx),
+            Some(dx) => InputGradient::Write(dx),
+        };
+        self.up.backward(x.as_deref(), &up, saved_up, up_gradient, gradients, pass);
+        dx
+    }
+}
