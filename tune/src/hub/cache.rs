@@ -1,15 +1,23 @@
 //! The cache's layout, as `huggingface_hub` has it.
 //!
 //! A repository is `models--org--name`. In it, `refs/REVISION` holds the commit that a branch or tag was at; `snapshots/COMMIT/FILE` are symbolic links to
-//! `blobs/ETAG`, so that commits share files; `.no_exist/COMMIT/FILE` marks what a commit is known not to have. Beside the repositories,
+//! `blobs/ETAG`, so that commits share files; `.no_exist/COMMIT/FILE` marks what a commit is known not to have, and `trees/COMMIT.json`, which newer versions
+//! write, lists all that it has. Beside the repositories,
 //! `.locks/models--org--name/ETAG.lock` is held while a blob is written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::name::is_commit;
 use super::{HubError, HubModel, Snapshot};
 use crate::weights::write_file;
+
+/// Largest listing read, in bytes.
+const LARGEST_TREE: u64 = 64 << 20;
 
 /// One repository in the cache.
 #[derive(Debug)]
@@ -61,6 +69,21 @@ impl Repository {
     pub(super) fn blob(&self, etag: &str) -> (PathBuf, PathBuf) {
         let blobs = self.folder.join("blobs");
         (blobs.join(etag), blobs.join(format!("{etag}.incomplete")))
+    }
+
+    /// All files of a commit, where its listing is in the cache.
+    pub(super) fn tree(&self, commit: &str) -> Option<BTreeSet<String>> {
+        #[derive(Deserialize)]
+        struct Tree {
+            format_version: u32,
+            files: BTreeMap<String, IgnoredAny>,
+        }
+        let path = self.folder.join("trees").join(format!("{commit}.json"));
+        let size = fs::metadata(&path).ok()?.len();
+        // a listing that cannot be read says nothing: the hub is asked then
+        let text = (size <= LARGEST_TREE).then(|| fs::read(&path).ok()).flatten()?;
+        let tree: Tree = serde_json::from_slice(&text).ok()?;
+        (tree.format_version == 1).then(|| tree.files.into_keys().collect())
     }
 
     /// Whether a commit is known not to have a file.

@@ -51,7 +51,9 @@ impl Missing {
 pub(super) fn missing(repository: &Repository, commit: &str, need: Need) -> Result<Missing, HubError> {
     let folder = repository.snapshot(commit);
     let is_there = |file: &str| folder.join(file).exists();
-    let is_open = |file: &&'static str| !is_there(file) && !repository.is_absent(commit, file);
+    let tree = repository.tree(commit);
+    let is_listed = |file: &str| tree.as_ref().is_none_or(|files| files.contains(file));
+    let is_open = |file: &&'static str| !is_there(file) && !repository.is_absent(commit, file) && is_listed(file);
     let mut missing = Missing::default();
     if !is_there(CONFIG) {
         missing.required.push(CONFIG.to_owned());

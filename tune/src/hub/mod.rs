@@ -80,7 +80,13 @@ pub fn fetch(
         return Err(HubError::Offline { model: model.clone(), missing, cache: settings.cache.clone() });
     }
     let client = Client::new(settings);
-    let listing = client.listing(model)?;
+    let listing = match (client.listing(model), &known, &missing) {
+        // without a network, what may be missing is as good as not there: the rest is a whole model
+        (Err(HubError::Network { .. }), Some(commit), Some(missing)) if missing.required.is_empty() => {
+            return Ok(repository.at(model, commit));
+        }
+        (listing, ..) => listing?,
+    };
     let target = files::Target { repository: &repository, client: &client, model, listing: &listing };
     target.fetch(need, progress)?;
     repository.write_reference(&model.revision, &listing.commit)?;

@@ -27,11 +27,6 @@ impl HubModel {
     pub fn from_path(text: &str) -> Option<Result<Self, HubError>> {
         text.strip_prefix(PREFIX).map(str::parse)
     }
-
-    /// Whether the revision is a commit, which never changes.
-    pub fn is_pinned(&self) -> bool {
-        is_commit(&self.revision)
-    }
 }
 
 /// A full commit: forty hexadecimal digits.

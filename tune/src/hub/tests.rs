@@ -351,6 +351,17 @@ fn a_cache_of_huggingface_hub_is_read() {
     assert!(error.contains("model-00002-of-00002.safetensors is missing"), "{error}");
     add("model-00002-of-00002.safetensors", "");
     assert_eq!(get("org/sharded", &settings).unwrap().folder, snapshot);
+    // online, only what nothing says anything of is asked for, and where nobody answers the model is used as it is
+    let server = Server::start(|_, _| Reply::new(404, ""));
+    let mut online = Settings { offline: false, proxy: false, endpoint: server.address.clone(), ..settings.clone() };
+    assert!(matches!(get("org/sharded", &online), Err(HubError::NotFound { .. })));
+    std::fs::create_dir_all(repository.join("trees")).unwrap();
+    let tree = r#"{"format_version":1,"files":{"config.json":{"size":2},"model.safetensors.index.json":{}}}"#;
+    std::fs::write(repository.join("trees").join(format!("{COMMIT}.json")), tree).unwrap();
+    assert_eq!((get("org/sharded", &online).unwrap().folder, server.requests().len()), (snapshot.clone(), 1));
+    std::fs::remove_dir_all(repository.join("trees")).unwrap();
+    online.endpoint = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    assert_eq!(get("org/sharded", &online).unwrap().folder, snapshot);
     // a blob that was removed is missing, and an index that leads elsewhere is refused
     std::fs::remove_file(repository.join("blobs").join(sha256(b"model-00002-of-00002.safetensors"))).unwrap();
     assert!(get("org/sharded", &settings).is_err());
