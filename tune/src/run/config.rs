@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::RunError;
 use super::examination::Answers;
+use super::hub::replace_name;
 use crate::adapter::{Layers, Selection, Sites, Target, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
@@ -15,6 +16,7 @@ use crate::data::objective::Objective;
 use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
 use crate::eval::StopRule;
+use crate::hub::HubModel;
 use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
@@ -83,6 +85,8 @@ pub struct RunConfig {
     pub origin: String,
     /// The base model's folder.
     pub model: PathBuf,
+    /// Its name on the hub and the commit that the folder holds, where the configuration names it so.
+    pub hub: Option<HubModel>,
     /// Type of compute and storage.
     pub dtype: ModelDtype,
     /// What to train on; `plan` does without.
@@ -110,7 +114,8 @@ impl RunConfig {
         let problems = Problems::new();
         let mut table = read_toml(path, &problems).map_err(RunError::Config)?;
         apply_overrides(&mut table, overrides, &problems);
-        let config = Self::from_table(table, path.display().to_string(), &problems);
+        let hub = replace_name(&mut table)?;
+        let config = Self { hub, ..Self::from_table(table, path.display().to_string(), &problems) };
         problems.check(&path.display().to_string()).map_err(RunError::Config)?;
         Ok(config)
     }
@@ -143,6 +148,7 @@ impl RunConfig {
         Self {
             origin,
             model: model_path,
+            hub: None,
             dtype,
             data,
             attachments,
@@ -171,7 +177,8 @@ impl RunConfig {
         };
         let mut top = Map::new();
         top.insert("format".into(), json!(FORMAT));
-        top.insert("model".into(), json!({ "path": absolute(&self.model), "dtype": name(&ModelDtype::NAMES) }));
+        let model = self.hub.as_ref().map_or_else(|| absolute(&self.model), HubModel::to_string);
+        top.insert("model".into(), json!({ "path": model, "dtype": name(&ModelDtype::NAMES) }));
         if let Some(data) = &self.data {
             top.insert("data".into(), write_data(data));
         }
