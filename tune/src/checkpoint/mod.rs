@@ -9,7 +9,7 @@ mod merge;
 mod peft_config;
 mod training;
 
-pub use adapter_folder::{AdapterFolder, save_adapters, write_adapter};
+pub use adapter_folder::{AdapterFolder, Misfit, save_adapters, write_adapter};
 pub use authors::{AuthorsCheckpoint, Comparison};
 pub use change::Change;
 pub use merge::merge_into;
