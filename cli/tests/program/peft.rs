@@ -162,7 +162,7 @@ fn what_would_be_another_model_is_refused_by_name() {
         ("trainable_token_indices", json!([1])),
         ("exclude_modules", json!(["v_proj"])),
         ("layers_pattern", json!("blocks")),
-        ("task_type", json!("SEQ_CLS")),
+        ("task_type", json!("SEQ_2_SEQ_LM")),
         ("lora_bias", json!(true)),
         ("a_key_of_tomorrow", json!(1)),
     ];
@@ -317,7 +317,7 @@ fn everything_wrong_with_a_folder_is_said_at_once() {
     good.write("stack/0/adapter_model.safetensors", tensor_file(&tensors));
     good.write("stack/0/adapter_config.json", good.read("adapter/adapter_config.json"));
     let text = good.read("adapter/adapter_config.json").replace("\"v_proj\"", "\"w_proj\"");
-    let text = text.replace("\"layers_to_transform\": null", "\"layers_to_transform\": [9]");
+    let text = text.replace("\"layers_to_transform\":null", "\"layers_to_transform\":[9]");
     good.write("stack/1/adapter_config.json", text);
     good.write("stack/1/adapter_model.safetensors", tensor_file(&factors(&[0, 1], QV)));
     good.refused(
