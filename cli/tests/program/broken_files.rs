@@ -108,7 +108,10 @@ fn model_configs_that_are_not_handled_are_refused_by_name() {
             "num_key_value_heads: 3",
         ],
     );
-    refused(&[("model_type", json!("gpt2"))], &["`gpt2` is not one of the families handled: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, roberta"]);
+    refused(
+        &[("model_type", json!("gpt2"))],
+        &["`gpt2` is not one of the families handled: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, roberta"],
+    );
     refused(&[("model_type", json!(""))], &["model_type"]);
     refused(
         &[("rope_parameters", json!({ "rope_type": "yarn", "factor": 2 }))],
