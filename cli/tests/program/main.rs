@@ -9,6 +9,7 @@ mod circuit;
 mod demo;
 mod fixture;
 mod generate;
+mod hub;
 mod peft;
 mod plan;
 mod report;
