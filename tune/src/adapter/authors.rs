@@ -76,11 +76,10 @@ pub fn authors_name(tensor: &str) -> (&str, bool) {
 /// Gates by axes: name and shape.
 type Gates<'a> = BTreeMap<(usize, usize), (&'a str, &'a [usize])>;
 
-/// The gates of one site.
+/// The gates of one site, T's and S's.
 #[derive(Default)]
 struct Found<'a> {
     prefix: &'static str,
-    /// T's and S's.
     gates: [Gates<'a>; 2],
     unreadable: Option<&'a str>,
 }

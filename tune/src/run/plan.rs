@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::samples::within;
 use super::{ModelDtype, RunConfig, RunError};
 use crate::config::read_json;
 use crate::model::{Cost, ModelConfig, Training, read_folder_config, resolve};
@@ -82,6 +83,7 @@ impl PlanReport {
 /// When the model's configuration cannot be read or the adapters do not fit it.
 pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
     let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
+    let config = &within(config, &model);
     let sites = model.attachable();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &model).map_err(attach)?;

@@ -17,7 +17,7 @@ use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{Examination, mean_loss};
 use crate::hub::Need;
-use crate::model::{Cost, Decoder, load, read_folder_config, resolve};
+use crate::model::{Cost, Decoder, WantedHead, load_with_head, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
 use crate::weights::{Staging, write_file};
@@ -184,8 +184,9 @@ impl Prepared {
             folder.check_entries(&config.attachments)?;
             folder.check(&self.plan.model.attachable(), &self.chosen)?;
         }
-        let mut model: Decoder<T> = load(&config.model, config.dtype.stored_as())?;
         let seed = config.fit.seed;
+        let head = self.plan.model.labels.map(|labels| WantedHead { labels, seed });
+        let mut model: Decoder<T> = load_with_head(&config.model, config.dtype.stored_as(), head)?;
         workspace.run(|| {
             model.attach(&config.attachments, &self.chosen, seed, |entry, site, parameters| {
                 filling.map_or(Ok(()), |folder| folder.fill(entry, site, parameters))
