@@ -53,7 +53,7 @@ fn what_files_do_not_say_follows_from_their_kind() {
     let (inferred, named) = (Tokenizer::from_folder(folder.path()), Tokenizer::from_folder(&vocabularies("gpt2")));
     let text = "a  b <|endoftext|> 12";
     assert_eq!(inferred.unwrap().encode(text).unwrap(), named.unwrap().encode(text).unwrap());
-    let tokenizer = Tokenizer::from_folder(&vocabularies("roberta")).unwrap();
+    let tokenizer = Tokenizer::from_folder(&vocabularies("roberta_pairs")).unwrap();
     let tokens = tokenizer.encode_template("hi").unwrap();
     assert_eq!((tokens[0], *tokens.last().unwrap()), (0, 2));
 }
