@@ -22,7 +22,7 @@ fn all_problems_of_a_configuration_are_listed_at_once() {
             "data.path: missing",
             "data.max_lenght: unknown key, did you mean `max_length`?",
             "data.dev: expected a whole number from 0",
-            "adapter.0.type: `qanta` is not one of quanta, lora, full, did you mean `quanta`?",
+            "adapter.0.type: `qanta` is not one of quanta, lora, dora, mora, krona, loretta-rep, loretta-adp, series, parallel, prefix, magnitude, full, loha, did you mean `quanta`?",
             "adapter.1.r: must be at least 1, got 0",
             "adapter.1.alpha: expected a number",
             "adapter.1.sites: missing",
@@ -195,7 +195,7 @@ fn what_the_model_cannot_take_is_not_scored() {
     refused(&["model", "--file", "latin.txt"], "latin.txt");
     // tokens need no tokenizer
     std::fs::remove_file(workshop.path("model/tokenizer.json")).expect("a tokenizer");
-    refused(&["model", "--text", "ab"], "no tokenizer.json in model");
+    refused(&["model", "--text", "ab"], "no tokenizer in model: there is no tokenizer.json");
     assert_eq!(workshop.score("model", "1,159", &[]).len(), 1);
 }
 

@@ -32,7 +32,7 @@ fn with_model_config(workshop: &Workshop, change: &[(&str, Value)]) {
 fn missing_files_are_named() {
     refused_after(|w| std::fs::remove_dir_all(w.path("model")).expect("a model"), &["model/config.json"]);
     refused_after(|w| remove(w, "model/config.json"), &["model/config.json"]);
-    refused_after(|w| remove(w, "model/tokenizer.json"), &["no tokenizer.json in model"]);
+    refused_after(|w| remove(w, "model/tokenizer.json"), &["no tokenizer in model: there is no tokenizer.json"]);
     refused_after(|w| remove(w, "model/model.safetensors"), &["model holds neither model.safetensors nor"]);
     refused_after(|w| remove(w, "sums.jsonl"), &["cannot read sums.jsonl"]);
     let workshop = Workshop::new();
@@ -108,7 +108,10 @@ fn model_configs_that_are_not_handled_are_refused_by_name() {
             "num_key_value_heads: 3",
         ],
     );
-    refused(&[("model_type", json!("gpt2"))], &["`gpt2` is not one of the families handled: llama, qwen2"]);
+    refused(
+        &[("model_type", json!("gpt2"))],
+        &["`gpt2` is not one of the families handled: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, roberta"],
+    );
     refused(&[("model_type", json!(""))], &["model_type"]);
     refused(
         &[("rope_parameters", json!({ "rope_type": "yarn", "factor": 2 }))],

@@ -162,7 +162,7 @@ fn what_would_be_another_model_is_refused_by_name() {
         ("trainable_token_indices", json!([1])),
         ("exclude_modules", json!(["v_proj"])),
         ("layers_pattern", json!("blocks")),
-        ("task_type", json!("SEQ_CLS")),
+        ("task_type", json!("SEQ_2_SEQ_LM")),
         ("lora_bias", json!(true)),
         ("a_key_of_tomorrow", json!(1)),
     ];
@@ -288,4 +288,47 @@ fn a_written_quanta_folder_has_both_circuits_and_its_plan() {
     }
     assert_eq!(tensors.keys().cloned().collect::<BTreeSet<_>>(), names);
     assert!(tensors.values().all(|tensor| tensor.dtype == "F32" && tensor.shape == [4, 4, 4, 4]));
+}
+
+#[test]
+fn everything_wrong_with_a_folder_is_said_at_once() {
+    // two parts: an unknown type beside a broken tensor file
+    let good = workshop(&[], &factors(&[0, 1], QV));
+    for part in ["stack/0", "stack/1"] {
+        good.write(&format!("{part}/adapter_config.json"), good.read("adapter/adapter_config.json"));
+    }
+    good.write("stack/0/adapter_config.json", good.read("adapter/adapter_config.json").replace("LORA", "LORAX"));
+    good.write("stack/0/adapter_model.safetensors", tensor_file(&factors(&[0, 1], QV)));
+    good.write("stack/1/adapter_model.safetensors", "no tensors");
+    good.refused(
+        &["score", "stack", "--text", "ab"],
+        1,
+        &["`LORAX` is not one of", "stack/1/adapter_model.safetensors"],
+    );
+
+    // another base: a layer that it has not, a module that it has not, and in the other part missing, surplus and misshapen tensors
+    let mut tensors = factors(&[0, 1], QV);
+    tensors.remove("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
+    tensors.insert("base_model.model.model.layers.0.self_attn.x_proj.lora_A.weight".into(), Stored::f32(&[1], &[0.0]));
+    tensors.insert(
+        "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight".into(),
+        Stored::f32(&[4, 32], &numbers(128, 1)),
+    );
+    good.write("stack/0/adapter_model.safetensors", tensor_file(&tensors));
+    good.write("stack/0/adapter_config.json", good.read("adapter/adapter_config.json"));
+    let text = good.read("adapter/adapter_config.json").replace("\"v_proj\"", "\"w_proj\"");
+    let text = text.replace("\"layers_to_transform\":null", "\"layers_to_transform\":[9]");
+    good.write("stack/1/adapter_config.json", text);
+    good.write("stack/1/adapter_model.safetensors", tensor_file(&factors(&[0, 1], QV)));
+    good.refused(
+        &["score", "stack", "--text", "ab"],
+        1,
+        &[
+            "no site is called `w_proj`",
+            "layer 9 does not exist",
+            "1 missing",
+            "1 surplus",
+            "expected [4, 64], found [4, 32]",
+        ],
+    );
 }

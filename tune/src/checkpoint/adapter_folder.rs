@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::peft_config::{FILE as CONFIG, together};
 use super::{AdapterConfig, CheckpointError};
 use crate::adapter::{Kind, Parameters, Site, Tensor};
-use crate::model::{Attachment, Decoder};
+use crate::model::{AttachError, Attachment, Decoder, ModelConfig, resolve};
 use crate::tensor::Real;
 use crate::weights::write_file;
 use crate::weights::{
@@ -200,6 +200,29 @@ impl AdapterFolder {
         parts.nth(entry).expect("an entry of the folder")
     }
 
+    /// The sites of every entry among [`ModelConfig::attachable`], once the folder's tensors were found to be what the entries ask for there.
+    ///
+    /// # Errors
+    /// Everything that does not fit the model, sites and tensors together.
+    pub fn fit(&self, config: &ModelConfig) -> Result<Vec<Vec<usize>>, Misfit> {
+        let modules = config.attachable();
+        match resolve(&self.attachments(), config) {
+            Ok(chosen) => match self.check(&modules, &chosen) {
+                Ok(()) => Ok(chosen),
+                Err(error) => Err(Misfit { sites: Vec::new(), tensors: Some(error) }),
+            },
+            Err(sites) => {
+                // the tensors of the parts whose sites are known can be judged all the same
+                let known = |attachment: &Attachment| resolve(std::slice::from_ref(attachment), config).ok()?.pop();
+                let wrong = |(config, files): &(AdapterConfig, TensorFiles)| {
+                    let chosen: Vec<Vec<usize>> = config.attachments.iter().map(known).collect::<Option<_>>()?;
+                    check_part(config, files, &modules, &chosen).err()
+                };
+                Err(Misfit { sites, tensors: CheckpointError::all(self.parts.iter().filter_map(wrong).collect()) })
+            }
+        }
+    }
+
     /// Compares every entry's tensors with what its method has at its sites: `chosen` among `modules`, as [`crate::model::resolve`] gives them.
     ///
     /// # Errors
@@ -207,16 +230,35 @@ impl AdapterFolder {
     pub fn check(&self, modules: &[Site], chosen: &[Vec<usize>]) -> Result<(), CheckpointError> {
         let (mut errors, mut entry) = (Vec::new(), 0);
         for (config, files) in &self.parts {
-            let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
-            for (attachment, list) in config.attachments.iter().zip(&chosen[entry..]) {
-                for site in list.iter().map(|&index| &modules[index]) {
-                    let layout = attachment.method.layout(site);
-                    expected.extend(layout.into_iter().map(|tensor| (tensor_name(site, &tensor), tensor.shape)));
-                }
-            }
+            errors.extend(check_part(config, files, modules, &chosen[entry..]).err());
             entry += config.attachments.len();
-            errors.extend(check_inventory(files, &expected, |_| false).err().map(CheckpointError::from));
         }
         CheckpointError::all(errors).map_or(Ok(()), Err)
     }
+}
+
+/// What does not fit a model.
+#[derive(Debug)]
+pub struct Misfit {
+    /// Sites.
+    pub sites: Vec<AttachError>,
+    /// Tensors.
+    pub tensors: Option<CheckpointError>,
+}
+
+/// Compares the tensors of one part with what its entries have at their sites.
+fn check_part(
+    config: &AdapterConfig,
+    files: &TensorFiles,
+    modules: &[Site],
+    chosen: &[Vec<usize>],
+) -> Result<(), CheckpointError> {
+    let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
+    for (attachment, list) in config.attachments.iter().zip(chosen) {
+        for site in list.iter().map(|&index| &modules[index]) {
+            let layout = attachment.method.layout(site);
+            expected.extend(layout.into_iter().map(|tensor| (tensor_name(site, &tensor), tensor.shape)));
+        }
+    }
+    Ok(check_inventory(files, &expected, |_| false)?)
 }

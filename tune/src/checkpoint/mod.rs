@@ -9,7 +9,7 @@ mod merge;
 mod peft_config;
 mod training;
 
-pub use adapter_folder::{AdapterFolder, save_adapters, write_adapter};
+pub use adapter_folder::{AdapterFolder, Misfit, save_adapters, write_adapter};
 pub use authors::{AuthorsCheckpoint, Comparison};
 pub use change::Change;
 pub use merge::merge_into;
@@ -87,13 +87,11 @@ pub enum CheckpointError {
     /// A checkpoint of the whole model whose other weights are not the base model's.
     #[error(
         "{} was trained on another base model than {}: `{tensor}` {difference}; give the model it was trained on with --base",
-        path.display(), base.display()
+        files.0.display(), files.1.display()
     )]
     OtherBase {
-        /// The file or folder.
-        path: PathBuf,
-        /// The base model given.
-        base: PathBuf,
+        /// The file or folder, and the base model given; in a box, because every error is as large as the largest.
+        files: Box<(PathBuf, PathBuf)>,
         /// The tensor that differs most.
         tensor: String,
         /// How.

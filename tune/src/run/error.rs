@@ -1,11 +1,11 @@
 //! The errors of the commands, and which exit code each deserves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::analysis::AnalysisError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Misfit};
 use crate::config::ConfigError;
 use crate::data::chat::ChatError;
 use crate::data::dataset::DatasetError;
@@ -32,6 +32,16 @@ pub enum RunError {
         origin: String,
         /// Everything that does not fit.
         errors: Vec<AttachError>,
+    },
+    /// An adapter folder's sites and tensors do not fit the model.
+    #[error("{origin}: {} to mend\n{}\n{tensors}", count(.errors.len()), lines(.errors))]
+    Adapter {
+        /// The folder.
+        origin: String,
+        /// Sites that do not fit.
+        errors: Vec<AttachError>,
+        /// Tensors that do not fit.
+        tensors: CheckpointError,
     },
     /// A combination of arguments that means nothing.
     #[error("{0}")]
@@ -231,6 +241,16 @@ impl RunError {
             Self::Hub(HubError::Name { .. } | HubError::Setting { .. }) => 2,
             Self::Generate(error) if error.is_usage() => 2,
             _ => 1,
+        }
+    }
+
+    /// Everything about an adapter folder that does not fit the model.
+    pub(super) fn misfit(folder: &Path, Misfit { sites: errors, tensors }: Misfit) -> Self {
+        let origin = folder.display().to_string();
+        match tensors {
+            None => Self::Attach { origin, errors },
+            Some(tensors) if errors.is_empty() => Self::Checkpoint(tensors),
+            Some(tensors) => Self::Adapter { origin, errors, tensors },
         }
     }
 

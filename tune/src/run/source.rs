@@ -6,7 +6,7 @@ use super::hub::{cached_base, model_folder, snapshot};
 use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::{AdapterFolder, Change};
 use crate::hub::Need;
-use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config, resolve};
+use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config};
 use crate::tensor::{Real, Workspace};
 
 /// A base model, with or without an adapter.
@@ -66,8 +66,7 @@ impl Source {
             return Err(RunError::Usage(format!("{} is a model without an adapter", self.base.display())));
         };
         let folder = AdapterFolder::open(path)?;
-        let chosen = resolve(&folder.attachments(), &self.config)
-            .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
+        let chosen = folder.fit(&self.config).map_err(|misfit| RunError::misfit(path, misfit))?;
         Ok(Change::new(folder, &self.config.attachable(), &chosen)?)
     }
 
@@ -80,9 +79,7 @@ impl Source {
             None => None,
             Some((path, adapter)) => {
                 let attachments = adapter.attachments();
-                let chosen = resolve(&attachments, &self.config)
-                    .map_err(|errors| RunError::Attach { origin: path.display().to_string(), errors })?;
-                adapter.check(&self.config.attachable(), &chosen)?;
+                let chosen = adapter.fit(&self.config).map_err(|misfit| RunError::misfit(path, misfit))?;
                 Some((adapter, attachments, chosen))
             }
         };
