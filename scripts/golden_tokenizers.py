@@ -214,7 +214,7 @@ def tiny(args):
                 judge=with_tokens(byte_level("Qwen2Tokenizer", vocab, merges, {}), listed))
     encoder = {name: i for i, name in enumerate(["<s>", "<pad>", "</s>", "<unk>"])} | {name: i + 4 for name, i in vocab.items()}
     encoder["<mask>"] = len(encoder)
-    pair_folder(out / "roberta", "RobertaTokenizer", encoder, merges, {}, TEXTS)
+    pair_folder(out / "roberta_pairs", "RobertaTokenizer", encoder, merges, {}, TEXTS)
 
 
 def with_tokens(tokenizer, listed):

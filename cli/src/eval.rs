@@ -15,7 +15,7 @@ use crate::train::{Dtype, DtypeArgument};
 /// What `quanta eval` takes.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Run, adapter or model folder
+    /// Run, adapter or model folder, or hub:org/name
     folder: PathBuf,
     /// The task; without it a run's own
     #[arg(long, value_name = "NAME")]

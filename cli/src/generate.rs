@@ -13,7 +13,7 @@ use crate::train::{Dtype, DtypeArgument};
 /// What `quanta generate` takes.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Run, adapter or model folder
+    /// Run, adapter or model folder, or hub:org/name
     folder: PathBuf,
     #[command(flatten)]
     input: Input,

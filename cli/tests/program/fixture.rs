@@ -88,8 +88,10 @@ impl Workshop {
         self.names(name).into_iter().filter(|name| !name.starts_with("tensorboard/")).collect()
     }
 
+    /// Starts the program in the folder, with a hub cache of its own and without a network.
     pub fn start(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quanta"));
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("cache"));
         command.args(arguments).current_dir(self.folder.path()).output().expect("the program starts")
     }
 

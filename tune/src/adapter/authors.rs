@@ -132,7 +132,7 @@ impl Found<'_> {
         }
         let [trained, frozen] = &self.gates;
         let axes = trained.keys().map(|&(_, b)| b).max().ok_or("it has gates of S and none of T")?;
-        let mut sizes = vec![0; axes];
+        let mut sizes: Vec<Option<usize>> = vec![None; axes];
         for (&(a, b), &(tensor, shape)) in trained.iter().chain(frozen) {
             let &[out_b, out_a, in_b, in_a] = shape else { return Err(format!("`{tensor}` has no four axes")) };
             if (out_b, out_a) != (in_b, in_a) {
@@ -145,13 +145,16 @@ impl Found<'_> {
                 let Some(known) = sizes.get_mut(axis - 1) else {
                     return Err(format!("S has a gate on axis -{axis} and T has none"));
                 };
-                if *known != 0 && *known != size {
-                    return Err(format!("axis -{axis} has {known} values in one gate and {size} in `{tensor}`"));
+                match *known {
+                    Some(other) if other != size => {
+                        return Err(format!("axis -{axis} has {other} values in one gate and {size} in `{tensor}`"));
+                    }
+                    _ => *known = Some(size),
                 }
-                *known = size;
             }
         }
-        sizes.reverse();
+        // the last axis is in a gate, and an axis between that is in none leaves gates missing below
+        let sizes: Vec<usize> = sizes.into_iter().rev().map(|size| size.unwrap_or(1)).collect();
         let plan = Plan::all_pairs(&sizes).map_err(|error| error.to_string())?;
         let mut gates = Vec::with_capacity(2 * plan.gates().len());
         for (set, letter) in [(trained, 'T'), (frozen, 'S')] {

@@ -126,8 +126,8 @@ impl AuthorsCheckpoint {
             }
         }
         let Some((_, tensor, difference)) = worst else { return Ok(found) };
-        let (path, base) = (self.files.path().to_owned(), base.to_owned());
-        Err(CheckpointError::OtherBase { path, base, tensor, difference })
+        let files = Box::new((self.files.path().to_owned(), base.to_owned()));
+        Err(CheckpointError::OtherBase { files, tensor, difference })
     }
 
     /// Writes one entry to `folder`, which exists and is empty: the configuration, and the gates in the file's type, f32 at least.

@@ -87,13 +87,11 @@ pub enum CheckpointError {
     /// A checkpoint of the whole model whose other weights are not the base model's.
     #[error(
         "{} was trained on another base model than {}: `{tensor}` {difference}; give the model it was trained on with --base",
-        path.display(), base.display()
+        files.0.display(), files.1.display()
     )]
     OtherBase {
-        /// The file or folder.
-        path: PathBuf,
-        /// The base model given.
-        base: PathBuf,
+        /// The file or folder, and the base model given; in a box, because every error is as large as the largest.
+        files: Box<(PathBuf, PathBuf)>,
         /// The tensor that differs most.
         tensor: String,
         /// How.

@@ -4,10 +4,12 @@
 //! is signed by itself. A proxy that the environment names is used.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::{HeaderMap, Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::name::is_commit;
@@ -44,7 +46,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// # Errors
+    /// When the file of certificates that the environment names cannot be used.
+    pub(super) fn new(settings: &Settings) -> Result<Self, HubError> {
         let patience = Some(Duration::from_secs(PATIENCE_SECONDS));
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -55,12 +59,16 @@ impl Client {
             .timeout_per_read(patience)
             .user_agent(concat!("quanta/", env!("CARGO_PKG_VERSION")));
         let config = if settings.proxy { config } else { config.proxy(None) };
-        Self {
+        let config = match &settings.certificates {
+            None => config,
+            Some(path) => config.tls_config(TlsConfig::builder().root_certs(certificates(path)?).build()),
+        };
+        Ok(Self {
             agent: config.build().into(),
             endpoint: settings.endpoint.clone(),
             token: settings.token.clone(),
             pause: Duration::try_from_secs_f32(settings.pause_seconds).unwrap_or_default(),
-        }
+        })
     }
 
     /// The commit that a revision is at, and the files of the repository there.
@@ -178,6 +186,21 @@ impl Client {
             _ => Err(HubError::Status { url: url.to_owned(), status }),
         }
     }
+}
+
+/// The certificates in a file, to be trusted instead of Mozilla's.
+fn certificates(path: &Path) -> Result<RootCerts, HubError> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let found = parse_pem(&text).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        let (value, what) = (path.display().to_string(), "that file holds no certificates in PEM form");
+        return Err(HubError::Setting { variable: "SSL_CERT_FILE", value, what });
+    }
+    Ok(RootCerts::new_with_certs(&found))
 }
 
 /// Scheme and host with port, lower case.

@@ -79,7 +79,7 @@ pub fn fetch(
         let missing = missing.unwrap_or_else(Missing::everything).required;
         return Err(HubError::Offline { model: model.clone(), missing, cache: settings.cache.clone() });
     }
-    let client = Client::new(settings);
+    let client = Client::new(settings)?;
     let listing = match (client.listing(model), &known, &missing) {
         // without a network, what may be missing is as good as not there: the rest is a whole model
         (Err(HubError::Network { .. }), Some(commit), Some(missing)) if missing.required.is_empty() => {

@@ -20,6 +20,8 @@ pub struct Settings {
     pub offline: bool,
     /// Whether a proxy that the environment names is used.
     pub proxy: bool,
+    /// `SSL_CERT_FILE`: certificates to trust instead of Mozilla's.
+    pub certificates: Option<PathBuf>,
     /// Seconds to wait before a connection that broke off is tried again.
     pub pause_seconds: f32,
 }
@@ -78,6 +80,7 @@ impl Settings {
             token: token.filter(printable),
             offline: is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE"),
             proxy: true,
+            certificates: path("SSL_CERT_FILE"),
             pause_seconds: 1.0,
         })
     }

@@ -180,6 +180,7 @@ impl Hub {
             token: Some("secret".to_owned()),
             offline: false,
             proxy: false,
+            certificates: None,
             pause_seconds: 0.0,
         }
     }

@@ -89,7 +89,8 @@ pub(super) fn parts(vocab: &[u8], merges: &[u8], settings: &Settings) -> Result<
 fn read_merges(bytes: &[u8]) -> Result<Vec<[&str; 2]>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
     let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate();
-    let lines = lines.filter(|(number, line)| !line.is_empty() && !(*number == 0 && line.starts_with("#version")));
+    let is_version = |number: usize, line: &str| number == 0 && line.starts_with("#version");
+    let lines = lines.filter(|(number, line)| !line.is_empty() && !is_version(*number, line));
     lines
         .map(|(number, line)| match line.split_once(' ') {
             Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => Ok([left, right]),

@@ -53,7 +53,7 @@ fn what_files_do_not_say_follows_from_their_kind() {
     let (inferred, named) = (Tokenizer::from_folder(folder.path()), Tokenizer::from_folder(&vocabularies("gpt2")));
     let text = "a  b <|endoftext|> 12";
     assert_eq!(inferred.unwrap().encode(text).unwrap(), named.unwrap().encode(text).unwrap());
-    let tokenizer = Tokenizer::from_folder(&vocabularies("roberta")).unwrap();
+    let tokenizer = Tokenizer::from_folder(&vocabularies("roberta_pairs")).unwrap();
     let tokens = tokenizer.encode_template("hi").unwrap();
     assert_eq!((tokens[0], *tokens.last().unwrap()), (0, 2));
 }
@@ -81,7 +81,7 @@ fn contradictions_and_foreign_classes_are_refused() {
     let other = json!({ "added_tokens_decoder": { "7": { "content": "<s>" } } });
     assert!(refusal(&changed("sentencepiece_bpe", &[config(other)])).contains("number 1 in the vocabulary and 7"));
     let foreign = config(json!({ "tokenizer_class": "GemmaTokenizer" }));
-    assert!(refusal(&changed("sentencepiece_bpe", &[foreign.clone()])).contains("`gemmatokenizer`"));
+    assert!(refusal(&changed("sentencepiece_bpe", std::slice::from_ref(&foreign))).contains("`gemmatokenizer`"));
     let message = refusal(&changed("gpt2", &[foreign]));
     assert!(message.contains("Qwen2Tokenizer") && message.contains("`gemmatokenizer`"), "{message}");
     assert!(refusal(&changed("gpt2", &[("tokenizer_config.json", None)])).contains("no file says which"));
