@@ -21,3 +21,4 @@ pub mod statistics;
 pub mod task;
 pub mod tokenizer;
 pub mod train_tokenizer;
+pub mod whole;
