@@ -7,7 +7,8 @@ PEFT writes is read here; this shows that what is written here is read there.
 
     python scripts/check_peft.py BASE ADAPTER NUMBERS [--dtype float32|float64] [--tolerance 1e-4]
 
-NUMBERS is a safetensors file with `input_ids` [rows, time] (I64) and `logits` [rows, time, vocab], or what `quanta score ADAPTER --tokens ... --json`
+NUMBERS is a safetensors file with `input_ids` [rows, time] (I64) and `logits` [rows, time, vocab], the golden.safetensors of a case that the Rust
+test trained (`QUANTA_WRITTEN=DIR cargo test --release -p quanta-tune --test golden_methods ten_steps` keeps its adapters in DIR), or what `quanta score ADAPTER --tokens ... --json`
 prints: a JSON object with `tokens` and `token_logprobs` (null first). Without --dtype the type of `logits`, or float32. In float64 transformers'
 casts to f32 are undone, as in the golden files.
 
@@ -29,6 +30,8 @@ def read_numbers(path):
     """Token rows, and either logits or the tokens' log-probabilities."""
     if path.suffix == ".safetensors":
         tensors = load_file(path)
+        if "final_logits" in tensors:
+            return tensors["input_ids"][0][0], tensors["final_logits"], None
         return tensors["input_ids"], tensors["logits"], None
     record = json.loads(path.read_text())
     return torch.tensor([record["tokens"]]), None, torch.tensor(record["token_logprobs"][1:], dtype=F64)

@@ -5,9 +5,10 @@ What: writes `testdata/encoders/<name>/`, each a Hugging Face model folder (conf
 `input_ids` [tokens] (I64, sequences one after the other), `lengths` [n], `outputs` [n, labels] (F64), each sequence run by itself without
 padding; `targets` [n] (F64: classes or numbers), and `losses` [10] of full fine-tuning, before each update. Why: the Rust encoder must read
 such folders, agree with transformers and train as PyTorch does. `roberta_bare` (no head, names without `roberta.`) and `roberta_masked` (the
-head for masked tokens instead) hold the encoder of `roberta_2`; they have no numbers of their own.
+head for masked tokens instead) hold the encoder of `roberta_2`; they have no numbers of their own. `adapter` is what PEFT saves of LoRA and
+of a head with three outputs on `roberta_masked`, with `outputs` for the sequences of `roberta_2`.
 
-    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 numpy
+    pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 numpy
     python scripts/golden_encoders.py testdata/encoders
 
 A step: the mean loss over all sequences (cross-entropy, or the squared error of a number), the gradient clipped to norm 1, AdamW (0.9, 0.999,
@@ -15,6 +16,7 @@ A step: the mean loss over all sequences (cross-entropy, or the squared error of
 """
 import argparse, pathlib
 
+import peft
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -101,6 +103,24 @@ def write_without_head(root, name, kind, source):
     print(root / name, sorted(load_file(root / name / "model.safetensors"))[:3])
 
 
+def write_adapter(root, name, base, sequences_of):
+    """LoRA and the head that PEFT saves with it, as PEFT writes them."""
+    generator = torch.Generator().manual_seed(301)
+    model = transformers.RobertaForSequenceClassification.from_pretrained(root / base, num_labels=3, dtype=torch.float64, attn_implementation="eager")
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=3, target_modules=["query", "value"])).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.peft_config["default"].base_model_name_or_path = "../" + base
+    model.save_pretrained(root / name)
+    (root / name / "README.md").unlink(missing_ok=True)
+    golden = load_file(root / sequences_of / "golden.safetensors")
+    with torch.no_grad():
+        z = outputs(model, golden["input_ids"].split(golden["lengths"].tolist()))
+    save_file({"outputs": z.contiguous()}, root / name / "golden.safetensors")
+    print(root / name, sorted(p.name for p in (root / name).iterdir()), z[0].tolist())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=pathlib.Path)
@@ -111,6 +131,7 @@ def main():
     torch.manual_seed(1)
     write_without_head(root, "roberta_bare", transformers.RobertaModel, "roberta_2")
     write_without_head(root, "roberta_masked", transformers.RobertaForMaskedLM, "roberta_2")
+    write_adapter(root, "adapter", "roberta_masked", "roberta_2")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Rooms of the library, lowest first: a room imports only from rooms before it.
-const ROOMS: [&str; 12] = [
+const ROOMS: [&str; 13] = [
     "config",
     "tensor",
     "weights",
+    "hub",
     "ops",
     "adapter",
     "model",

@@ -5,6 +5,7 @@
 mod bench;
 mod circuit;
 mod demo;
+mod download;
 mod eval;
 mod export;
 mod generate;
@@ -74,6 +75,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    quanta_tune::run::observe_downloads(download::show);
     let result = match &arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),

@@ -7,12 +7,16 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use quanta_tune::adapter::{Draw, Pass, Sites};
+use quanta_tune::adapter::{Draw, Layers, Pass, Selection, Sites};
+use quanta_tune::checkpoint::{AdapterFolder, save_adapters};
+use quanta_tune::data::batch::pack_targets;
+use quanta_tune::eval::{GenerateOptions, StopRule, classify};
 use quanta_tune::model::{
-    Attachment, Decoder, LoadError, StoredAs, WantedHead, load, load_with_head, read_folder_config, resolve,
+    Attachment, Decoder, LoadError, StoredAs, WantedHead, head_entry, load, load_with_head, read_folder_config, resolve,
 };
 use quanta_tune::ops::Batch;
 use quanta_tune::ops::target::{Answer, Target};
+use quanta_tune::run::{Finding, GenerateSettings, ModelDtype, Prompts, ScoreInput, generate, merge, score};
 use quanta_tune::tensor::{Real, Workspace};
 use quanta_tune::train::{AdamW, AdamWSettings, Step, StepSettings};
 use quanta_tune::weights::{Dtype, TensorFiles};
@@ -159,6 +163,7 @@ fn set(model: &mut Decoder<f64>, slot: usize, values: &[f64]) {
         piece.copy_from_slice(now);
         from = later;
     }
+    model.prepare();
 }
 
 fn check_gradients(name: &str, entries: &[Attachment]) {
@@ -205,6 +210,9 @@ fn gradients_of_adapters_and_head_are_central_differences() {
     );
     let quanta = method("quanta", &json!({ "dims": [4, 3, 2], "s": "circuit" }));
     check_gradients("roberta_2", &[attachment(quanta, &["query", "attention.output.dense"], None), own_head()]);
+    let prefix = Selection { sites: Sites::Attention, layers: Layers::default() };
+    let prefix = Attachment { method: method("prefix", &json!({ "num_virtual_tokens": 2 })), selection: prefix };
+    check_gradients("roberta_2", &[prefix, own_head()]);
 }
 
 #[test]
@@ -302,4 +310,98 @@ fn configurations_that_ask_for_something_else_are_refused() {
     assert!(error.contains("3 names for 4 classes"), "{error}");
     let error = load::<f32>(with_config("roberta_3", json!({ "type_vocab_size": 3 })).path(), StoredAs::File).err();
     assert!(error.unwrap().to_string().contains("token_type_embeddings.weight: expected [3, 24], found [1, 24]"));
+}
+
+fn outputs_found(folder: &Path, tokens: &[u32]) -> Vec<f64> {
+    let report = score(folder, None, &ScoreInput::Tokens(tokens.to_vec()), None, 1).unwrap();
+    match report.finding {
+        Finding::Outputs(outputs) => outputs,
+        Finding::Tokens(_) => panic!("an encoder gives outputs"),
+    }
+}
+
+#[test]
+fn the_head_is_trained_and_saved_beside_adapters_unless_an_entry_has_it() {
+    let config = read_folder_config(&folder("roberta_bare")).unwrap();
+    let lora = lora(&["query", "value"], None);
+    let head = head_entry(&config, std::slice::from_ref(&lora)).unwrap();
+    let modules = config.modules();
+    let chosen = resolve(&[lora.clone(), head.clone()], &config).unwrap();
+    let names: Vec<&str> = chosen[1].iter().map(|&index| modules[index].name.as_str()).collect();
+    assert_eq!(names, ["classifier.dense", "classifier.out_proj"]);
+    assert_eq!(head_entry(&config, &[lora.clone(), head]), None);
+    assert_eq!(head_entry(&config, &[everything()]), None);
+    let some = attachment(method("full", &json!({})), &["LayerNorm", "classifier.dense"], None);
+    assert_eq!(head_entry(&config, &[some]), None);
+    assert!(head_entry(&config, &[attachment(method("full", &json!({})), &["LayerNorm"], None)]).is_some());
+    let decoder = random_folder(&llama_config(), Dtype::F32);
+    assert_eq!(head_entry(&read_folder_config(decoder.path()).unwrap(), &[lora]), None);
+}
+
+#[test]
+fn what_was_trained_on_a_folder_without_a_head_is_saved_read_back_and_merged() {
+    let sequences = golden("roberta_2").sequences;
+    for (base, stored) in [("roberta_bare", StoredAs::File), ("roberta_masked", StoredAs::Compute)] {
+        let base = folder(base);
+        let wanted = WantedHead { labels: 3, seed: 5 };
+        let mut trained: Decoder<f32> = load_with_head(&base, stored, Some(wanted)).unwrap();
+        let mut entries = vec![lora(&["query", "value"], None)];
+        entries.extend(head_entry(trained.config(), &entries));
+        attach(&mut trained, &entries, 7);
+        let answers = sequences.iter().enumerate().map(|(i, tokens)| (&tokens[..], Answer::Class(i % 3)));
+        let batch = pack_targets(&answers.collect::<Vec<_>>());
+        let workspace = Workspace::new(1).unwrap();
+        let settings = StepSettings { clip: Some(1.0), recompute: true, seed: 4 };
+        let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &trained), &trained);
+        let losses: Vec<f64> = (0..30)
+            .map(|i| step.take(&mut trained, std::slice::from_ref(&batch), i, 1e-2, &workspace).unwrap().loss)
+            .collect();
+        assert!(losses[29] < 0.5 * losses[0], "{losses:?}");
+
+        let out = tempfile::tempdir().unwrap();
+        let adapter = out.path().join("adapter");
+        save_adapters(&adapter, &trained, &entries, &base.display().to_string()).unwrap();
+        let said = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["task_type"], &said["modules_to_save"]), (&json!("SEQ_CLS"), &json!(["classifier"])));
+        assert_eq!(AdapterFolder::open(&adapter).unwrap().attachments(), entries);
+        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let expected = classify(&trained, &slices, 40, &workspace);
+        assert_eq!(expected.len(), sequences.len());
+        merge(&[(adapter.clone(), 1.0)], None, &out.path().join("merged"), None, 1).unwrap();
+        for (tokens, expected) in sequences.iter().zip(&expected) {
+            assert_close("read back", &outputs_found(&adapter, tokens), expected, 1e-5);
+            assert_close("merged", &outputs_found(&out.path().join("merged"), tokens), expected, 1e-4);
+        }
+        let merged = read_folder_config(&out.path().join("merged")).unwrap();
+        assert_eq!(merged.labels, Some(3));
+    }
+}
+
+#[test]
+fn what_peft_saves_of_adapters_and_head_is_read() {
+    let expected = TensorFiles::open_file(&folder("adapter").join("golden.safetensors")).unwrap();
+    let expected: Vec<f64> = expected.read("outputs").unwrap();
+    for (tokens, expected) in golden("roberta_2").sequences.iter().zip(expected.chunks(3)) {
+        let tokens = ScoreInput::Tokens(tokens.clone());
+        let report = score(&folder("adapter"), None, &tokens, Some(ModelDtype::F64), 1).unwrap();
+        let Finding::Outputs(outputs) = report.finding else { panic!("an encoder gives outputs") };
+        assert_close("PEFT", &outputs, expected, 1e-9);
+    }
+}
+
+#[test]
+fn an_encoder_is_scored_by_its_outputs_and_asked_for_no_tokens() {
+    let golden = golden("roberta_regression");
+    for (tokens, expected) in golden.sequences.iter().zip(&golden.outputs) {
+        assert_close("score", &outputs_found(&folder("roberta_regression"), tokens), &[*expected], 1e-4);
+    }
+    let copy = without_dropout("roberta_2");
+    let settings =
+        GenerateSettings { options: GenerateOptions::default(), rule: StopRule::None, dtype: None, threads: 1 };
+    let error = generate(copy.path(), None, &Prompts::Text("a".into()), &settings, &mut |_, _| ()).unwrap_err();
+    assert!(error.to_string().contains("choose a decoder"), "{error}");
+    let long = ScoreInput::Tokens(vec![5; 73]);
+    let error = score(copy.path(), None, &long, None, 1).unwrap_err().to_string();
+    assert!(error.contains("73 tokens are more than the 72"), "{error}");
 }

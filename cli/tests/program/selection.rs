@@ -145,16 +145,6 @@ fn every_family_trains() {
 }
 
 #[test]
-fn the_methods_are_listed() {
-    let workshop = Workshop::empty();
-    let listed = workshop.json(&["methods"]);
-    let names: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|row| row["name"].as_str()).collect();
-    assert!(names.contains(&"quanta") && names.contains(&"lora"), "{listed}");
-    let text = workshop.run(&["methods"]);
-    assert!(names.iter().all(|name| text.contains(name)), "{text}");
-}
-
-#[test]
 fn the_documentation_lists_every_key_of_a_complete_configuration() {
     let workshop = Workshop::new();
     workshop.write("both.toml", config(&[QUANTA, LORA]));

@@ -73,11 +73,14 @@ pub fn authors_name(tensor: &str) -> (&str, bool) {
     (name, own)
 }
 
-/// The gates of one site by axes, T's and S's: name and shape.
+/// Gates by axes: name and shape.
+type Gates<'a> = BTreeMap<(usize, usize), (&'a str, &'a [usize])>;
+
+/// The gates of one site, T's and S's.
 #[derive(Default)]
 struct Found<'a> {
     prefix: &'static str,
-    gates: [BTreeMap<(usize, usize), (&'a str, &'a [usize])>; 2],
+    gates: [Gates<'a>; 2],
     unreadable: Option<&'a str>,
 }
 

@@ -1,8 +1,9 @@
 //! LoRETTA_adp: bottleneck adapters whose matrices are tensor trains.
 //!
 //! Yang et al. 2024 (arXiv 2402.11417). As a series adapter (see [`super::Series`]) with biases: behind a linear that writes to the residual stream,
-//! `y' = y + up(act(down(y) + c)) + e`, before any other. `down^T [d, b]` and `up^T [b, d]` are trains, contracted once in each forward, the second with the
-//! first's axes in reverse. The authors' axes are used for the widths that they give; others are cut into parts up to 16 and 4. Not mergeable.
+//! `y' = y + up(act(down(y) + c)) + e`, before any other. `down^T [d, b]` and `up^T [b, d]` are trains over the same axes, contracted once in each forward. The
+//! paper's axes are used for the widths that it gives; others are cut into parts up to 16 and 4. The authors draw all cores and the biases
+//! (`init = "reference"`); by default the upper matrix and the biases are zero, so that the start is the base. Not mergeable.
 
 use serde_json::{Map, Value, json};
 
@@ -27,7 +28,7 @@ pub struct LorettaAdp {
     pub activation: Activation,
     /// Axes of the lower matrix's train, whose product is `d b`; none: chosen for the site.
     pub tt_shape_down: Option<Vec<usize>>,
-    /// Axes of the upper matrix's train; none: those of the lower one in reverse.
+    /// Axes of the upper matrix's train; none: those of the lower one.
     pub tt_shape_up: Option<Vec<usize>>,
     /// Whether all cores are drawn, as the authors do.
     pub reference_start: bool,
@@ -57,7 +58,7 @@ impl LorettaAdp {
             None => [parts(width, 16), parts(b, 4)].concat(),
         };
         let down = self.tt_shape_down.clone().unwrap_or_else(chosen);
-        let up = self.tt_shape_up.clone().unwrap_or_else(|| down.iter().rev().copied().collect());
+        let up = self.tt_shape_up.clone().unwrap_or_else(|| down.clone());
         [Train::new(down, self.tt_rank), Train::new(up, self.tt_rank)]
     }
 }
@@ -150,7 +151,12 @@ impl Settings for LorettaAdp {
         let ((place, width), b, trains) = (place(site), self.bottleneck, self.trains(site));
         let mut values = trains[0].start(width + b, false, &mut stream);
         values.extend(trains[1].start::<T>(width + b, !self.reference_start, &mut stream));
-        values.resize(self.parameters(site), T::ZERO);
+        // PyTorch's bias of a linear with so many outputs
+        let bias = |outputs: usize, uniform: f64| (2.0 * uniform - 1.0) / (outputs as f64).sqrt();
+        for outputs in [b, width].into_iter().flat_map(|outputs| std::iter::repeat_n(outputs, outputs)) {
+            let drawn = if self.reference_start { bias(outputs, stream.uniform()) } else { 0.0 };
+            values.push(T::from_f64(drawn));
+        }
         let parameters = Parameters::new(self.layout(site), values, Vec::new());
         Some(Box::new(Attached { settings: self.clone(), place, width, trains, parameters }))
     }

@@ -10,7 +10,7 @@ use super::{
     Adapter, Dora, Full, Krona, Lora, LorettaAdp, LorettaRep, Magnitude, Mora, Parallel, Prefix, Quanta, Series, Site,
     Tensor,
 };
-use crate::config::Section;
+use crate::config::{Problems, Section};
 use crate::ops::Weight;
 use crate::tensor::Real;
 
@@ -33,6 +33,10 @@ pub trait Settings: Sized {
 
     /// Reads the settings from a config entry; problems are recorded in the section.
     fn read(section: &mut Section) -> Self;
+    /// Settings to show the method by: what an entry with nothing but a type and sites means.
+    fn example() -> Self {
+        Self::read(&mut Section::new("", Map::new(), &Problems::new()))
+    }
     /// The settings as a config entry holds them: reading them back gives the same settings.
     fn write(&self) -> Map<String, Value>;
     /// Whether an `adapter_config.json` of this `peft_type` is this method's: some types hold several.
@@ -116,15 +120,24 @@ pub struct MethodInfo {
     /// Whether what is trained can be merged into the weights.
     pub mergeable: bool,
     claims: fn(&str, &Section) -> bool,
+    example: fn() -> Method,
     read: fn(&mut Section) -> Method,
     read_peft: fn(&mut Section) -> Method,
-    of_factors: fn(usize, &[(String, usize)]) -> Option<Method>,
+    of_factors: OfFactors,
 }
+
+/// See [`Settings::of_factors`].
+type OfFactors = fn(usize, &[(String, usize)]) -> Option<Method>;
 
 impl MethodInfo {
     /// Whether it trains modules' own parameters instead of attaching something.
     pub fn unfreezes(&self) -> bool {
         self.target == Target::Modules
+    }
+
+    /// Settings to show the method by.
+    pub fn example(&self) -> Method {
+        (self.example)()
     }
 
     /// Whether an `adapter_config.json` of this `peft_type` is this method's.
@@ -167,6 +180,7 @@ macro_rules! methods {
                 target: <$method as Settings>::TARGET,
                 mergeable: <$method as Settings>::MERGEABLE,
                 claims: <$method as Settings>::claims,
+                example: || Method::$method(<$method as Settings>::example()),
                 read: |section| Method::$method(<$method as Settings>::read(section)),
                 of_factors: |rank, ranks| <$method as Settings>::of_factors(rank, ranks).map(Method::$method),
                 read_peft: |section| Method::$method(<$method as Settings>::read_peft(section)),

@@ -17,6 +17,7 @@
 //! method by name.
 
 mod authors;
+mod axes;
 mod bottleneck;
 mod dense_bottleneck;
 mod dora;
@@ -40,6 +41,7 @@ mod site;
 mod tensor_train;
 
 pub use authors::{AuthorsProblem, AuthorsSite, authors_name, authors_sites};
+pub use axes::Axes;
 pub use dense_bottleneck::{BottleneckStart, DenseBottleneck};
 pub use dora::Dora;
 pub use full::Full;
@@ -89,6 +91,11 @@ pub trait Adapter<T: Real>: Send + Sync {
     /// after the parameters are loaded and before the first forward.
     fn fold(&self) -> Option<Vec<f64>> {
         None
+    }
+
+    /// Whether the weight is rounded to bf16 after folding, whatever its type.
+    fn folds_to_bf16(&self) -> bool {
+        false
     }
 
     /// Where it stands, and so what its `x` and `y` are.

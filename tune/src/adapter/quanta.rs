@@ -5,11 +5,16 @@
 //! the working copy of the weight (Eq. 9; the paper prints a plus there, the authors' program subtracts), `circuit` applies it beside T, which makes the
 //! start bit-exact. With every gate the identity, S(x) = x costs one subtraction.
 
+use std::borrow::Cow;
+
 use quanta_circuit::{self as circuit, Gate, Plan, PlanError};
 use serde_json::{Map, Value, json};
 
+use super::axes::Axes;
+use super::method::object;
+use super::pattern::Pattern;
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
-use crate::config::Section;
+use crate::config::{Problems, Section};
 use crate::ops::{Weight, dropout};
 use crate::tensor::{Matrix, Real, Stream};
 
@@ -20,7 +25,12 @@ pub enum Frozen {
     Folded,
     /// As a circuit beside T: a bit-exact start, forward and input gradient of the circuit cost twice.
     Circuit,
+    /// As the authors' program has it: `W0 - S` rounded to bf16, whatever the weight's type, so that the start is the base only to 2^-9.
+    Reference,
 }
+
+const FROZEN: [(&str, Frozen); 3] =
+    [("folded", Frozen::Folded), ("circuit", Frozen::Circuit), ("reference", Frozen::Reference)];
 
 /// The initial value of the gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +45,9 @@ pub enum Initial {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quanta {
     /// Axes and gates.
-    pub plan: Plan,
+    pub axes: Axes,
+    /// Axes of the sites that patterns match, with a gate on every pair.
+    pub dims_pattern: Pattern<Vec<usize>>,
     /// Where S is applied; none: `circuit` on a bf16 base, `folded` otherwise.
     pub s: Option<Frozen>,
     /// Initial value of the gates.
@@ -50,28 +62,69 @@ impl Quanta {
     /// # Errors
     /// When the axes make no circuit.
     pub fn new(dims: &[usize]) -> Result<Self, PlanError> {
-        Ok(Self { plan: Plan::all_pairs(dims)?, s: None, init: Initial::Uniform, dropout: 0.0 })
+        let axes = Axes::Plan(Plan::all_pairs(dims)?);
+        Ok(Self { axes, dims_pattern: Pattern::default(), s: None, init: Initial::Uniform, dropout: 0.0 })
+    }
+
+    /// The plan at a site.
+    pub fn plan(&self, site: &Site) -> Cow<'_, Plan> {
+        // patterns were read only where their axes make a circuit
+        let own = self.dims_pattern.at(&site.name).and_then(|dims| Plan::all_pairs(dims).ok());
+        own.map_or_else(|| self.axes.at(site), Cow::Owned)
     }
 
     /// Reads what stands beside the plan.
-    fn read_with(section: &mut Section, plan: Option<Plan>) -> Self {
-        let s = section.one_of("s", &[("folded", Frozen::Folded), ("circuit", Frozen::Circuit)]).optional();
+    fn read_with(section: &mut Section, axes: Option<Axes>) -> Self {
+        let s = section.one_of("s", &FROZEN).optional();
         let init = section.one_of("init", &[("uniform", Initial::Uniform), ("identity", Initial::Identity)]);
         let (init, dropout) = (init.or(Initial::Uniform), section.f64("dropout").at_least(0.0).at_most(0.99).or(0.0));
-        if init == Initial::Identity && plan.as_ref().is_some_and(|plan| !plan.gates().iter().all(Gate::is_square)) {
-            section.problem("init", "a rectangular gate has no identity: use \"uniform\"");
+        if let Some(Axes::Plan(plan)) = &axes {
+            if init == Initial::Identity && !plan.gates().iter().all(Gate::is_square) {
+                section.problem("init", "a rectangular gate has no identity: use \"uniform\"");
+            }
+            if plan.gates().is_empty() {
+                section.problem("plan", "has no gate, so that nothing would train: add gates such as (-1,-2)");
+            }
         }
-        if plan.as_ref().is_some_and(|plan| plan.gates().is_empty()) {
-            section.problem("plan", "has no gate, so that nothing would train: add gates such as (-1,-2)");
-        }
+        let dims_pattern = Pattern::read(section, "dims_pattern", "axes such as [16, 8, 8, 4]", |dims: &Vec<usize>| {
+            Plan::all_pairs(dims).is_ok()
+        });
         // a missing or broken plan has been reported; the reader's caller drops what is returned then
-        let plan = plan.unwrap_or_else(|| Plan::all_pairs(&[2, 2]).expect("two axes of size two make a circuit"));
-        Self { plan, s, init, dropout }
+        let axes = axes.unwrap_or(Axes::Auto { parameters: None });
+        Self { axes, dims_pattern, s, init, dropout }
+    }
+
+    /// `dims = "auto"`, and its budget; none where the key holds something else.
+    fn read_auto(section: &mut Section) -> Option<Axes> {
+        if section.peek("dims") != Some(&json!("auto")) {
+            return None;
+        }
+        section.value("dims");
+        Some(Axes::Auto { parameters: section.usize("parameters").at_least(1).optional() })
+    }
+
+    /// The axes as a config writes them: dims where every pair has a gate, else the plan.
+    fn write_axes(&self, map: &mut Map<String, Value>) {
+        match &self.axes {
+            Axes::Auto { parameters } => {
+                map.insert("dims".into(), json!("auto"));
+                map.extend(parameters.iter().map(|parameters| ("parameters".to_owned(), json!(parameters))));
+            }
+            Axes::Plan(plan) => {
+                match Plan::all_pairs(plan.in_dims()) {
+                    Ok(pairs) if pairs == *plan => map.insert("dims".into(), json!(plan.in_dims())),
+                    _ => map.insert("plan".into(), json!(plan.to_string())),
+                };
+            }
+        }
     }
 
     fn write_beside_plan(&self, map: &mut Map<String, Value>) {
         if let Some(s) = self.s {
-            map.insert("s".into(), json!(if s == Frozen::Folded { "folded" } else { "circuit" }));
+            map.insert("s".into(), json!(FROZEN.iter().find(|(_, kind)| *kind == s).map(|(name, _)| name)));
+        }
+        if !self.dims_pattern.is_empty() {
+            map.insert("dims_pattern".into(), self.dims_pattern.to_value());
         }
         map.insert("init".into(), json!(if self.init == Initial::Uniform { "uniform" } else { "identity" }));
         map.insert("dropout".into(), json!(self.dropout));
@@ -89,7 +142,14 @@ impl Settings for Quanta {
     const EXTENDS_PEFT: bool = true;
     const FORMULA: &'static str = "W0 + T - S, T a circuit of gates on pairs of axes";
 
+    fn example() -> Self {
+        Self::read(&mut Section::new("", object(json!({ "dims": "auto" })), &Problems::new()))
+    }
+
     fn read(section: &mut Section) -> Self {
+        if let Some(auto) = Self::read_auto(section) {
+            return Self::read_with(section, Some(auto));
+        }
         let (dims, text) = (section.usize_list("dims").optional(), section.string("plan").optional());
         let plan = match (dims, text) {
             (Some(dims), None) => {
@@ -109,20 +169,20 @@ impl Settings for Quanta {
                 None
             }
         };
-        Self::read_with(section, plan)
+        Self::read_with(section, plan.map(Axes::Plan))
     }
 
     fn write(&self) -> Map<String, Value> {
         let mut map = Map::new();
-        match Plan::all_pairs(self.plan.in_dims()) {
-            Ok(pairs) if pairs == self.plan => map.insert("dims".into(), json!(self.plan.in_dims())),
-            _ => map.insert("plan".into(), json!(self.plan.to_string())),
-        };
+        self.write_axes(&mut map);
         self.write_beside_plan(&mut map);
         map
     }
 
     fn read_peft(section: &mut Section) -> Self {
+        if let Some(auto) = Self::read_auto(section) {
+            return Self::read_with(section, Some(auto));
+        }
         let text = section.string("plan").required();
         let plan = if text.is_empty() { None } else { parse_plan(section, &text) };
         let dims = section.usize_list("dims").optional();
@@ -131,26 +191,36 @@ impl Settings for Quanta {
         {
             section.problem("dims", format!("{dims:?} are not the dims of the plan `{plan}`"));
         }
-        Self::read_with(section, plan)
+        Self::read_with(section, plan.map(Axes::Plan))
     }
 
     fn write_peft(&self) -> Map<String, Value> {
         let mut map = Map::new();
-        map.insert("dims".into(), json!(self.plan.in_dims()));
-        map.insert("plan".into(), json!(self.plan.to_string()));
+        self.write_axes(&mut map);
+        if let Axes::Plan(plan) = &self.axes {
+            map.insert("dims".into(), json!(plan.in_dims()));
+            map.insert("plan".into(), json!(plan.to_string()));
+        }
         self.write_beside_plan(&mut map);
         map
     }
 
     fn problems(&self, site: &Site) -> Vec<String> {
         // padding and truncation bridge small differences; a circuit that misses most of the site, or is mostly padding, is a slip in dims
-        let square = self.plan.in_len() == self.plan.out_len();
+        let plan = self.plan(site);
+        if self.init == Initial::Identity && !plan.gates().iter().all(Gate::is_square) {
+            return vec![format!(
+                "the circuit {plan} at {} has a rectangular gate, which has no identity: use init = \"uniform\"",
+                site.name
+            )];
+        }
+        let square = plan.in_len() == plan.out_len();
         let fits = if square {
             let (small, large) = (site.d_in.min(site.d_out), site.d_in.max(site.d_out));
-            (small..=2 * large).contains(&self.plan.in_len())
+            (small..=2 * large).contains(&plan.in_len())
         } else {
             let near = |size: usize, side: usize| (side.div_ceil(2)..=2 * side).contains(&size);
-            near(self.plan.in_len(), site.d_in) && near(self.plan.out_len(), site.d_out)
+            near(plan.in_len(), site.d_in) && near(plan.out_len(), site.d_out)
         };
         if fits {
             return Vec::new();
@@ -158,31 +228,31 @@ impl Settings for Quanta {
         let Site { name, d_in, d_out, .. } = site;
         vec![format!(
             "the circuit {} takes {} numbers to {}, which does not fit {name} [{d_out}, {d_in}]: choose axes whose product is {}",
-            self.plan,
-            self.plan.in_len(),
-            self.plan.out_len(),
+            plan,
+            plan.in_len(),
+            plan.out_len(),
             d_in.max(d_out)
         )]
     }
 
-    fn parameters(&self, _: &Site) -> usize {
-        self.plan.parameters()
+    fn parameters(&self, site: &Site) -> usize {
+        self.plan(site).parameters()
     }
 
     fn flops_per_token(&self, site: &Site) -> u64 {
-        let once = self.plan.cost(site.d_in, site.d_out, size_of::<f32>()).forward_flops;
+        let once = self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>()).forward_flops;
         if self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform { 2 * once } else { once }
     }
 
     fn backward_flops_per_token(&self, site: &Site) -> u64 {
-        let cost = self.plan.cost(site.d_in, site.d_out, size_of::<f32>());
+        let cost = self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>());
         let frozen = self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform;
         cost.backward_flops + if frozen { cost.forward_flops } else { 0 }
     }
 
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
-        let gates: Vec<String> = self
-            .plan
+        let plan = self.plan(site);
+        let gates: Vec<String> = plan
             .gates()
             .iter()
             .map(|gate| {
@@ -191,11 +261,11 @@ impl Settings for Quanta {
             })
             .collect();
         let mut description =
-            vec![("plan", self.plan.to_string()), ("gates", gates.join(", ")), ("einsum", self.plan.einsum_apply())];
+            vec![("plan", plan.to_string()), ("gates", gates.join(", ")), ("einsum", plan.einsum_apply())];
         // counting walks every gate and every feature once: only for circuits that a machine could train
-        let countable = self.plan.parameters().max(self.plan.in_len()).max(self.plan.out_len()) <= 1 << 24;
-        let live = || self.plan.live_parameters(site.d_in, site.d_out).into_iter().filter(|live| *live).count();
-        let dead = if countable { self.plan.parameters() - live() } else { 0 };
+        let countable = plan.parameters().max(plan.in_len()).max(plan.out_len()) <= 1 << 24;
+        let live = || plan.live_parameters(site.d_in, site.d_out).into_iter().filter(|live| *live).count();
+        let dead = if countable { plan.parameters() - live() } else { 0 };
         if dead > 0 {
             let module = site.module();
             let text = format!(
@@ -206,9 +276,10 @@ impl Settings for Quanta {
         description
     }
 
-    fn layout(&self, _: &Site) -> Vec<Tensor> {
+    fn layout(&self, site: &Site) -> Vec<Tensor> {
+        let plan = self.plan(site);
         let gates = |letter: char, trainable: bool| {
-            let gates = self.plan.gates().iter().enumerate();
+            let gates = plan.gates().iter().enumerate();
             gates.map(move |(index, gate)| (format!("quanta_{letter}.{index}"), gate.shape(), trainable))
         };
         lay_out(gates('T', true).chain(gates('S', false)))
@@ -216,20 +287,21 @@ impl Settings for Quanta {
 
     fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
         let owner = format!("{}.{entry}.quanta", site.name);
-        let mut stream = Stream::new(seed, "init", &owner);
+        let (mut stream, plan) = (Stream::new(seed, "init", &owner), self.plan(site).into_owned());
         let gates: Vec<T> = match self.init {
-            Initial::Uniform => circuit::init::uniform(&self.plan, &mut || stream.uniform()),
+            Initial::Uniform => circuit::init::uniform(&plan, &mut || stream.uniform()),
             // a rectangular gate, the only one without an identity, was refused when the settings were read
-            Initial::Identity => circuit::init::identity(&self.plan).expect("square gates have an identity"),
+            Initial::Identity => circuit::init::identity(&plan).expect("square gates have an identity"),
         };
         let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
         let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
-        Some(Box::new(Attached { settings: self.clone(), frozen, site: site.clone(), owner, parameters }))
+        Some(Box::new(Attached { settings: self.clone(), plan, frozen, site: site.clone(), owner, parameters }))
     }
 }
 
 struct Attached<T> {
     settings: Quanta,
+    plan: Plan,
     frozen: Frozen,
     site: Site,
     /// Names its random streams.
@@ -249,7 +321,7 @@ impl<T: Real> Attached<T> {
     /// The operator of `gates` as the site sees it, `[d_out, d_in]` in f64: cut or zero-padded on both sides.
     fn operator(&self, gates: &[T]) -> Vec<f64> {
         let wide: Vec<f64> = gates.iter().map(|v| v.to_f64()).collect();
-        let (plan, Site { d_in, d_out, .. }) = (&self.settings.plan, &self.site);
+        let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
         let full = circuit::operator(plan, &wide);
         let mut out = vec![0.0; d_out * d_in];
         let cols = plan.in_len().min(*d_in);
@@ -261,7 +333,7 @@ impl<T: Real> Attached<T> {
 
     /// Number of leading features that the identity circuit passes through.
     fn passed(&self) -> usize {
-        self.settings.plan.in_len().min(self.site.d_in).min(self.site.d_out)
+        self.plan.in_len().min(self.site.d_in).min(self.site.d_out)
     }
 }
 
@@ -275,12 +347,16 @@ impl<T: Real> Adapter<T> for Attached<T> {
     }
 
     fn fold(&self) -> Option<Vec<f64>> {
-        (self.frozen == Frozen::Folded)
+        (self.frozen != Frozen::Circuit)
             .then(|| self.operator(self.parameters.frozen()).into_iter().map(|v| -v).collect())
     }
 
+    fn folds_to_bf16(&self) -> bool {
+        self.frozen == Frozen::Reference
+    }
+
     fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
-        let (plan, Site { d_in, d_out, .. }) = (&self.settings.plan, &self.site);
+        let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
         let unfolded = self.frozen == Frozen::Circuit;
         if unfolded {
             // T - S is formed before W0 x joins, so that equal circuits cancel exactly
@@ -315,7 +391,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         gradient: &mut [T],
         pass: &Pass<'_, T>,
     ) {
-        let (plan, Site { d_in, d_out, .. }) = (&self.settings.plan, &self.site);
+        let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
         let gates = self.parameters.trainable();
         match (self.stream(pass), &mut dx) {
             (Some(stream), Some(dx)) => {

@@ -74,7 +74,7 @@ impl Site {
 /// Which sites, as PEFT's `target_modules` says it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sites {
-    /// A site whose whole name, or whose name's ending after a dot, is in the list.
+    /// A site whose whole name, or whose name's ending after a dot, is in the list; a linear of a head also by its parent's name.
     Names(Vec<String>),
     /// A site whose whole name matches the regular expression.
     Pattern(String),
@@ -82,16 +82,19 @@ pub enum Sites {
     AllLinear,
     /// Every module: linears, norms, embedding and head.
     All,
+    /// Every norm.
+    Norms,
     /// The attention of all layers together, for methods that stand there: nothing to choose.
     Attention,
 }
 
 impl Sites {
-    /// Reads the string form: `all-linear`, `all`, or a regular expression.
+    /// Reads the string form: `all-linear`, `all`, `norms`, or a regular expression.
     pub fn from_text(text: &str) -> Self {
         match text {
             "all-linear" => Self::AllLinear,
             "all" => Self::All,
+            "norms" => Self::Norms,
             pattern => Self::Pattern(pattern.to_owned()),
         }
     }
@@ -103,6 +106,7 @@ impl Sites {
             Self::Pattern(pattern) => json!(pattern),
             Self::AllLinear => json!("all-linear"),
             Self::All => json!("all"),
+            Self::Norms => json!("norms"),
             Self::Attention => Value::Null,
         }
     }
@@ -231,6 +235,7 @@ impl Selection {
         let matches: Box<dyn Fn(&Site) -> bool> = match &self.sites {
             Sites::AllLinear => Box::new(|site| site.layer.is_some() && matches!(site.kind, Kind::Linear { .. })),
             Sites::All => Box::new(|_| true),
+            Sites::Norms => Box::new(|site| matches!(site.kind, Kind::Norm { .. })),
             Sites::Attention => Box::new(|site| site.kind == Kind::Attention),
             Sites::Names(names) => {
                 errors.extend(names.iter().filter(|name| !sites.iter().any(|site| named(site, name))).map(|name| {
@@ -276,7 +281,11 @@ impl Selection {
 }
 
 fn named(site: &Site, name: &str) -> bool {
-    site.name == name || site.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+    // the linears of a head are chosen by their parent, too, as PEFT names what is saved whole
+    let head = site.layer.is_none() && matches!(site.kind, Kind::Linear { .. });
+    site.name == name
+        || site.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+        || (head && site.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 #[cfg(test)]

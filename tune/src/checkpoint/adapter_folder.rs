@@ -54,7 +54,8 @@ pub fn save_adapters<T: Real>(
             path: part.clone(),
             source,
         })?;
-        let config = AdapterConfig { attachments: attachments[entries.clone()].to_vec(), base: Some(base.to_owned()) };
+        let (attachments, base) = (attachments[entries.clone()].to_vec(), Some(base.to_owned()));
+        let config = AdapterConfig { attachments, base, classifies: model.config().labels.is_some() };
         write_file(&part.join(CONFIG), config.text(Dtype::of::<T>()).as_bytes())?;
         write_tensors(&part.join(TENSORS), model, entries)?;
     }

@@ -154,7 +154,8 @@ impl AuthorsCheckpoint {
             self.files.get(gate).is_some_and(|info| info.dtype == Dtype::F64)
         };
         let dtype = if tensors.iter().any(wide) { Dtype::F64 } else { Dtype::F32 };
-        let config = AdapterConfig { attachments: vec![attachment.clone()], base: Some(base.to_owned()) };
+        let config =
+            AdapterConfig { attachments: vec![attachment.clone()], base: Some(base.to_owned()), classifies: false };
         write_file(&folder.join(CONFIG), config.text(dtype).as_bytes())?;
         let specs =
             tensors.iter().map(|(name, shape, _)| TensorSpec::new(name.clone(), dtype, shape.clone())).collect();

@@ -13,6 +13,10 @@ use crate::weights::Dtype;
 /// Version of what this program adds to PEFT's layout.
 const FORMAT: usize = 1;
 
+/// PEFT's `task_type` of models that predict tokens, and of those that classify sequences.
+const PREDICTS: &str = "CAUSAL_LM";
+const CLASSIFIES: &str = "SEQ_CLS";
+
 /// Name of the file.
 pub const FILE: &str = "adapter_config.json";
 
@@ -23,6 +27,8 @@ pub struct AdapterConfig {
     pub attachments: Vec<Attachment>,
     /// Folder or hub name of the base model.
     pub base: Option<String>,
+    /// Whether the model's head is one over whole sequences, which PEFT wraps in another class.
+    pub classifies: bool,
 }
 
 /// How many of the leading entries go into one folder: a method that PEFT knows takes modules that train themselves along, as `modules_to_save`.
@@ -49,7 +55,7 @@ impl AdapterConfig {
         }
         for (key, value) in [
             ("peft_type", json!(method.peft_type())),
-            ("task_type", json!("CAUSAL_LM")),
+            ("task_type", json!(if self.classifies { CLASSIFIES } else { PREDICTS })),
             ("base_model_name_or_path", json!(self.base)),
             ("revision", Value::Null),
             ("inference_mode", json!(true)),
@@ -127,10 +133,14 @@ impl AdapterConfig {
         for key in ["exclude_modules", "layer_replication", "target_parameters", "trainable_token_indices"] {
             section.only(key, &[]);
         }
-        let saved = section.strings("modules_to_save").or_default();
+        let classifies = section.one_of("task_type", &[(PREDICTS, false), (CLASSIFIES, true)]).or(false);
+        let mut saved = section.strings("modules_to_save").or_default();
+        // PEFT writes the two names that classes give their heads, whichever the model has
+        if classifies && saved == ["classifier", "score"] {
+            saved.pop();
+        }
         section.only("layers_pattern", &[json!("layers"), json!(["layers"])]);
         section.only("bias", &[json!("none")]);
-        section.only("task_type", &[json!("CAUSAL_LM")]);
         section.ignore(&["auto_mapping", "dtype", "inference_mode", "peft_version", "revision"]);
         let base = section.string("base_model_name_or_path").optional();
         let mut attachments = vec![Attachment { method, selection: Selection { sites, layers } }];
@@ -141,7 +151,7 @@ impl AdapterConfig {
             let selection = Selection { sites: Sites::Names(saved), layers: Layers::default() };
             attachments.push(Attachment { method, selection });
         }
-        Some(Self { attachments, base })
+        Some(Self { attachments, base, classifies })
     }
 }
 

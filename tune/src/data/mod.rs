@@ -21,4 +21,5 @@ pub mod statistics;
 pub mod task;
 pub mod tokenizer;
 pub mod train_tokenizer;
+mod vocabulary;
 pub mod whole;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use tokenizers::models::ModelWrapper;
 use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
 
+use super::vocabulary;
+
 /// Why a folder's tokenizer cannot be used, or a text cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,8 +24,8 @@ pub enum TokenizerError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The folder has no `tokenizer.json`.
-    #[error("no tokenizer.json in {}: save the tokenizer in that form, a .model file is not read", folder.display())]
+    /// The folder has no tokenizer.
+    #[error("no tokenizer in {}: there is no tokenizer.json, no tokenizer.model, and no vocab.json with merges.txt", folder.display())]
     Missing {
         /// The folder.
         folder: PathBuf,
@@ -99,7 +101,8 @@ impl Tokenizer {
     /// Loads the tokenizer of a model folder.
     ///
     /// `tokenizer.json` holds the vocabulary and the rules; truncation, padding and merge dropout that may be stored
-    /// in it are switched off. The begin and end tokens are those that `tokenizer_config.json` names, else
+    /// in it are switched off. Where it is missing, `tokenizer.model` or `vocab.json` with `merges.txt` is read
+    /// (`vocabulary`). The begin and end tokens are those that `tokenizer_config.json` names, else
     /// `special_tokens_map.json`, else the ids in `generation_config.json`, else in `config.json`. Those four files
     /// may be missing.
     ///
@@ -108,10 +111,12 @@ impl Tokenizer {
     /// that are not in the vocabulary.
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
+        let (bytes, path, defaults) = match std::fs::read(&path) {
+            Ok(bytes) => (bytes, path, [None, None]),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(TokenizerError::Missing { folder: folder.to_path_buf() });
+                let rules = vocabulary::read(folder)?;
+                let rules = rules.ok_or_else(|| TokenizerError::Missing { folder: folder.to_path_buf() })?;
+                (rules.json, folder.to_path_buf(), [rules.bos, rules.eos])
             }
             Err(source) => return Err(TokenizerError::Read { path, source }),
         };
@@ -120,8 +125,12 @@ impl Tokenizer {
         let numbers = [folder.join("generation_config.json"), folder.join("config.json")];
         let (named, numbered) = (read_objects(&names)?, read_objects(&numbers)?);
 
-        let bos = ids(&inner, &named, &numbered, "bos_token", "bos_token_id")?.first().copied();
-        let end_tokens = ids(&inner, &named, &numbered, "eos_token", "eos_token_id")?;
+        let [default_bos, default_eos] = defaults.map(|token| token.and_then(|token| inner.token_to_id(&token)));
+        let bos = ids(&inner, &named, &numbered, "bos_token", "bos_token_id")?.first().copied().or(default_bos);
+        let mut end_tokens = ids(&inner, &named, &numbered, "eos_token", "eos_token_id")?;
+        if end_tokens.is_empty() {
+            end_tokens.extend(default_eos);
+        }
         let begin = match named.iter().find_map(|(_, object)| object.get("add_bos_token")).and_then(Value::as_bool) {
             Some(true) if bos.is_none() => return Err(TokenizerError::NoBos { folder: folder.to_path_buf() }),
             Some(true) => Begin::Always,
@@ -303,10 +312,10 @@ fn read_rules(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     Ok(inner)
 }
 
-type Object = (PathBuf, serde_json::Map<String, Value>);
+pub(super) type Object = (PathBuf, serde_json::Map<String, Value>);
 
 /// The objects of those of the files that exist.
-fn read_objects(paths: &[PathBuf]) -> Result<Vec<Object>, TokenizerError> {
+pub(super) fn read_objects(paths: &[PathBuf]) -> Result<Vec<Object>, TokenizerError> {
     let mut objects = Vec::new();
     for path in paths {
         let bytes = match std::fs::read(path) {

@@ -60,11 +60,11 @@ pub(super) fn assemble<T: Real, V: Values<T>>(config: ModelConfig, values: &V) -
     let head = match config.names.head {
         HeadNames::Vocabulary(_) if config.tied => Head::Vocabulary(None),
         HeadNames::Vocabulary(name) => Head::Vocabulary(Some(table(name)?)),
-        HeadNames::Classes { dense, output } => Head::Classes(Classifier {
+        HeadNames::Classes { dense, output } => Head::Classes(Box::new(Classifier {
             dense: linear(values, site(dense))?,
             output: linear(values, site(output))?,
             dropout: config.dropouts.head,
-        }),
+        })),
     };
     Ok(Decoder { norm: norm(config.names.norm)?, embedding, head, layers, learned: None, config })
 }

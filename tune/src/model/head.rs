@@ -17,7 +17,7 @@ pub enum Head<T: Real> {
     /// Logits over the vocabulary; none where the embedding is the output matrix.
     Vocabulary(Option<Table<T>>),
     /// Outputs for a whole sequence.
-    Classes(Classifier<T>),
+    Classes(Box<Classifier<T>>),
 }
 
 /// Outputs for a whole sequence, from its first token.
@@ -33,12 +33,13 @@ pub struct Classifier<T: Real> {
 /// The entry that lets a head over whole sequences train and be saved beside adapters, as a task's head does by default (PEFT's `modules_to_save`): none for a
 /// model without one, and where an entry already trains one of its modules.
 pub fn head_entry(config: &ModelConfig, attachments: &[Attachment]) -> Option<Attachment> {
-    let names: Vec<String> = config.head_sites().into_iter().map(|site| site.name).collect();
+    let (head, modules) = (config.head_sites(), config.modules());
+    let parent = head.first()?.name.rsplit_once('.').map(|(parent, _)| parent.to_owned())?;
     let chosen = |attachment: &Attachment| {
-        attachment.method.unfreezes()
-            && attachment.selection.resolve(&config.head_sites()).is_ok_and(|list| !list.is_empty())
+        let list = attachment.selection.resolve(&modules).unwrap_or_default();
+        attachment.method.unfreezes() && list.iter().any(|&index| head.contains(&modules[index]))
     };
-    if names.is_empty() || attachments.iter().any(chosen) {
+    if attachments.iter().any(chosen) {
         return None;
     }
     let problems = Problems::new();
@@ -49,7 +50,7 @@ pub fn head_entry(config: &ModelConfig, attachments: &[Attachment]) -> Option<At
         .expect("a method that trains modules themselves")
         .read(&mut section);
     section.finish();
-    Some(Attachment { method, selection: Selection { sites: Sites::Names(names), layers: Layers::default() } })
+    Some(Attachment { method, selection: Selection { sites: Sites::Names(vec![parent]), layers: Layers::default() } })
 }
 
 /// What backward needs.

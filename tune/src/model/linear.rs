@@ -95,6 +95,9 @@ impl<T: Real> Linear<T> {
         if let Some(total) = self.folds() {
             self.weight = self.weight.plus(&total);
         }
+        if self.attached.iter().any(|attached| attached.adapter.folds_to_bf16()) {
+            self.weight = self.weight.rounded_to_bf16();
+        }
     }
 
     /// The sum of all folds, row-major in f64.

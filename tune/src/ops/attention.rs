@@ -168,7 +168,7 @@ pub fn backward<T: Real>(
     let width = (2 * shared).max(1);
     let mut shared_parts = workspace.zeros(tasks.len(), width);
     let parts = dk_parts.into_par_iter().zip(dv_parts).zip(shared_parts.data_mut().par_chunks_mut(width));
-    let run = |(task, (dq, ((dk, dv), both))): (usize, (Vec<&mut [T]>, ((&mut [T], &mut [T]), &mut [T])))| {
+    tasks.into_par_iter().zip(parts).enumerate().for_each(|(task, (dq, ((dk, dv), both)))| {
         let (kv_head, tree) = (task / trees.len(), &trees[task % trees.len()]);
         let (virtual_dk, virtual_dv) = both.split_at_mut(shared);
         let (k, v) = (head_rows(k, kv_head, all_keys), head_rows(v, kv_head, all_keys));
@@ -185,8 +185,7 @@ pub fn backward<T: Real>(
             };
             backward_head(queries, &mut keys, layout, tree, dim, workspace);
         }
-    };
-    tasks.into_par_iter().zip(parts).enumerate().for_each(run);
+    });
     for (task, both) in shared_parts.data().chunks(width).enumerate() {
         let at = (task / trees.len() * all_keys + tokens) * dim;
         for (sum, part) in [&mut dk, &mut dv].into_iter().zip(both.chunks_exact(shared.max(1))) {

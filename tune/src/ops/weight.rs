@@ -150,6 +150,17 @@ impl<T: Real> Weight<T> {
         Self { storage, rows: self.rows, cols: self.cols }
     }
 
+    /// The same with every element rounded to bf16, held as before.
+    pub fn rounded_to_bf16(&self) -> Self {
+        let storage = match &self.storage {
+            Storage::Dense(data) => {
+                Storage::Dense(data.par_iter().map(|w| T::from_f64(round_to_bf16(w.to_f64()).to_f64())).collect())
+            }
+            narrow @ Storage::Bf16(_) => narrow.clone(),
+        };
+        Self { storage, rows: self.rows, cols: self.cols }
+    }
+
     /// All elements in f64, row-major.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.storage {

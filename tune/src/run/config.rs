@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::examination::Answers;
+use super::hub::replace_name;
 use super::{RunError, objective};
 use crate::adapter::{Layers, Selection, Sites, Target, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
@@ -15,6 +16,7 @@ use crate::data::objective::Objective;
 use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
 use crate::eval::StopRule;
+use crate::hub::HubModel;
 use crate::model::{Attachment, ModelConfig, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
@@ -83,6 +85,8 @@ pub struct RunConfig {
     pub origin: String,
     /// The base model's folder.
     pub model: PathBuf,
+    /// Its name on the hub and the commit that the folder holds, where the configuration names it so.
+    pub hub: Option<HubModel>,
     /// Type of compute and storage.
     pub dtype: ModelDtype,
     /// What to train on; `plan` does without.
@@ -110,7 +114,8 @@ impl RunConfig {
         let problems = Problems::new();
         let mut table = read_toml(path, &problems).map_err(RunError::Config)?;
         apply_overrides(&mut table, overrides, &problems);
-        let config = Self::from_table(table, path.display().to_string(), &problems);
+        let hub = replace_name(&mut table)?;
+        let config = Self { hub, ..Self::from_table(table, path.display().to_string(), &problems) };
         problems.check(&path.display().to_string()).map_err(RunError::Config)?;
         Ok(config)
     }
@@ -131,8 +136,7 @@ impl RunConfig {
         let shape = shape.map(|shape| objective::with_head(shape, data.as_ref()));
         let entries: Vec<Option<Attachment>> = top.sections("adapter").into_iter().map(read_adapter).collect();
         check_fit(shape.as_ref(), &entries, problems);
-        let mut attachments: Vec<Attachment> = entries.into_iter().flatten().collect();
-        attachments.extend(objective::trained_head(shape.as_ref(), data.as_ref(), &attachments));
+        let attachments = entries.into_iter().flatten().collect();
         if top.value("adapter").is_none_or(|value| value.as_array().is_some_and(Vec::is_empty)) {
             top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
         }
@@ -147,6 +151,7 @@ impl RunConfig {
         Self {
             origin,
             model: model_path,
+            hub: None,
             dtype,
             data,
             attachments,
@@ -175,7 +180,8 @@ impl RunConfig {
         };
         let mut top = Map::new();
         top.insert("format".into(), json!(FORMAT));
-        top.insert("model".into(), json!({ "path": absolute(&self.model), "dtype": name(&ModelDtype::NAMES) }));
+        let model = self.hub.as_ref().map_or_else(|| absolute(&self.model), HubModel::to_string);
+        top.insert("model".into(), json!({ "path": model, "dtype": name(&ModelDtype::NAMES) }));
         if let Some(data) = &self.data {
             top.insert("data".into(), write_data(data));
         }

@@ -13,6 +13,7 @@ use crate::data::encode::RowError;
 use crate::data::task::TaskError;
 use crate::data::tokenizer::TokenizerError;
 use crate::eval::GenerateError;
+use crate::hub::HubError;
 use crate::model::{AttachError, LoadError};
 use crate::train::NotFinite;
 use crate::weights::WeightsError;
@@ -44,6 +45,9 @@ pub enum RunError {
     /// The model folder cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A model of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Nothing can be generated.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -90,7 +94,7 @@ pub enum RunError {
         path: PathBuf,
     },
     /// The adapter's base model cannot be found.
-    #[error("the base model of {} cannot be found{}: say where it is with --base", adapter.display(), named(.base))]
+    #[error("the base model of {} cannot be found{}: say where it is with --base, as a folder or as hub:org/name", adapter.display(), named(.base))]
     NoBase {
         /// The adapter's folder.
         adapter: PathBuf,
@@ -224,6 +228,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Attach { .. } | Self::Usage(_) | Self::Task(TaskError::Unknown { .. }) => 2,
+            Self::Hub(HubError::Name { .. } | HubError::Setting { .. }) => 2,
             Self::Generate(error) if error.is_usage() => 2,
             _ => 1,
         }

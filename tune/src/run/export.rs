@@ -10,7 +10,7 @@ use super::source::{Source, workspace};
 use crate::adapter::{Layers, Selection, Site, Sites, method_named, methods};
 use crate::analysis::truncate;
 use crate::checkpoint::{AdapterConfig, write_adapter};
-use crate::model::Attachment;
+use crate::model::{Attachment, FileNames};
 use crate::weights::{Staging, TensorFiles};
 
 /// What exporting did.
@@ -45,6 +45,7 @@ pub fn export(
     let source = Source::open(folder, base)?;
     let change = source.change()?;
     let files = TensorFiles::open_folder(&source.base)?;
+    let names_in_files = FileNames::of(&files, &source.config);
     if let Some(site) = change.own_sites().first() {
         return Err(RunError::Usage(format!(
             "{} was trained itself, and may have changed beyond any low rank: merge instead",
@@ -55,7 +56,7 @@ pub fn export(
     let (mut factors, mut sites, mut energy) = (Vec::new(), Vec::new(), [0.0, 0.0]);
     for site in change.sites() {
         let name = format!("{}.weight", site.name);
-        let w0: Vec<f64> = files.read(&name)?;
+        let w0: Vec<f64> = files.read(names_in_files.in_files(&name))?;
         let found = workspace.run(|| {
             let mut delta = change.apply(&name, w0.clone())?;
             delta.iter_mut().zip(&w0).for_each(|(w, w0)| *w -= w0);
@@ -77,6 +78,7 @@ pub fn export(
     let config = AdapterConfig {
         attachments: vec![Attachment { method, selection }],
         base: Some(source.base.display().to_string()),
+        classifies: source.config.labels.is_some(),
     };
     write_adapter(out, &config, &factors)?;
     let kept = if energy[1] > 0.0 { energy[0] / energy[1] } else { 1.0 };

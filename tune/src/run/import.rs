@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::RunError;
+use super::hub::model_folder;
 use crate::checkpoint::{AuthorsCheckpoint, Comparison};
+use crate::hub::{HubModel, Need};
 use crate::model::{read_folder_config, resolve};
 use crate::weights::Staging;
 
@@ -36,6 +38,7 @@ pub struct ImportReport {
 /// When something cannot be read or written, the gates make no circuit, do not fit the model, or were trained on another one.
 pub fn import(from: &Path, base: &Path, out: &Path) -> Result<ImportReport, RunError> {
     Staging::refuse_existing(out)?;
+    let (named, base) = (base, &model_folder(base, Need::Weights)?);
     let config = read_folder_config(base).map_err(|error| RunError::Load(error.into()))?;
     let checkpoint = AuthorsCheckpoint::open(from)?;
     let attachments = checkpoint.attachments(&config)?;
@@ -43,7 +46,10 @@ pub fn import(from: &Path, base: &Path, out: &Path) -> Result<ImportReport, RunE
         .map_err(|errors| RunError::Attach { origin: from.display().to_string(), errors })?;
     let comparison = checkpoint.compare(base, &config)?;
     let staging = Staging::create(out)?;
-    let name = std::path::absolute(base).unwrap_or_else(|_| base.to_owned()).display().to_string();
+    let name = match named.to_str().and_then(HubModel::from_path) {
+        Some(model) => model?.repository,
+        None => std::path::absolute(base).unwrap_or_else(|_| base.to_owned()).display().to_string(),
+    };
     let modules = config.modules();
     let mut entries = Vec::new();
     for (entry, (attachment, list)) in attachments.iter().zip(&chosen).enumerate() {

@@ -6,7 +6,7 @@ use super::source::{Source, workspace};
 use super::{ModelDtype, RunError};
 use crate::adapter::Pass;
 use crate::checkpoint::{Change, merge_into};
-use crate::model::{Decoder, StoredAs, load};
+use crate::model::{Decoder, FileNames, ModelConfig, StoredAs, WantedHead, load, load_with_head};
 use crate::ops::{Batch, Storage, Weight};
 use crate::tensor::{Stream, Workspace};
 use crate::weights::{Dtype, Staging, TensorFiles};
@@ -67,7 +67,7 @@ pub fn merge(
     let single = matches!(folders, [(_, factor)] if *factor == 1.0);
     let [difference, effect] = match single {
         true => by_logits(first, staging.path(), &workspace)?,
-        false => workspace.run(|| by_sites(base, &files, &changes))?,
+        false => workspace.run(|| by_sites(base, &first.config, &files, &changes))?,
     };
     // f32 weights: rounding of some thousand terms; narrower ones: half a unit of 2^-8 or 2^-11 a weight, grown through the layers
     let tolerance = match written {
@@ -119,15 +119,22 @@ fn open(folders: &[(PathBuf, f64)], base: Option<&Path>) -> Result<Vec<Source>, 
 /// `[merged against adapted, base against adapted]`, by the logits of a probe.
 fn by_logits(source: &Source, merged: &Path, workspace: &Workspace<f32>) -> Result<[f64; 2], RunError> {
     let probe = probe(source);
-    let before = logits(&load::<f32>(&source.base, StoredAs::File)?, &probe, workspace);
+    let head = source.config.labels.map(|labels| WantedHead { labels, seed: 0 });
+    let before = logits(&load_with_head::<f32>(&source.base, StoredAs::File, head)?, &probe, workspace);
     let adapted = logits(&source.load::<f32>(StoredAs::File)?, &probe, workspace);
     let merged = logits(&load::<f32>(merged, ModelDtype::Auto.stored_as())?, &probe, workspace);
     Ok([relative(&merged, &adapted), relative(&before, &adapted)])
 }
 
 /// The same, by the outputs of every adapted site: `W x` of the merged file against `W0 x + sum of c_i (site_i(x) - W0 x)`.
-fn by_sites(base: &Path, merged: &TensorFiles, changes: &[(f64, Change)]) -> Result<[f64; 2], RunError> {
+fn by_sites(
+    base: &Path,
+    config: &ModelConfig,
+    merged: &TensorFiles,
+    changes: &[(f64, Change)],
+) -> Result<[f64; 2], RunError> {
     let (files, workspace) = (TensorFiles::open_folder(base)?, Workspace::<f64>::new(1).map_err(threads_error)?);
+    let names = FileNames::of(&files, config);
     let pass = Pass { workspace: &workspace, draw: None };
     let mut worst = [0.0f64; 2];
     let sites = changes.iter().flat_map(|(_, change)| change.sites());
@@ -136,7 +143,7 @@ fn by_sites(base: &Path, merged: &TensorFiles, changes: &[(f64, Change)]) -> Res
         let mut stream = Stream::new(0, "probe", &site.name);
         let mut x = workspace.matrix(4, site.d_in);
         x.data_mut().iter_mut().for_each(|x| *x = stream.normal());
-        let w0: Vec<f64> = files.read(&name)?;
+        let w0: Vec<f64> = files.read(names.in_files(&name))?;
         let product = |w: Vec<f64>| Weight::new(Storage::Dense(w), site.d_out, site.d_in).forward(&x, &workspace);
         let before = product(w0.clone());
         let mut expected = before.data().to_vec();

@@ -1,4 +1,4 @@
-//! What a run's objective asks of its model: an encoder with a head of as many outputs as the task has, which trains beside the adapters; or a decoder.
+//! What a run's objective asks of its model: an encoder with a head of as many outputs as the task has, or a decoder.
 //!
 //! A configuration is settled with its model when it is read, so that the run folder's copy says all of it.
 
@@ -8,7 +8,7 @@ use crate::config::Section;
 use crate::data::encode::Truncation;
 use crate::data::objective::Objective;
 use crate::data::task::{TASKS, Task};
-use crate::model::{Attachment, ModelConfig, WantedHead, head_entry, read_folder_config};
+use crate::model::{ModelConfig, WantedHead, read_folder_config};
 
 /// The objective and the truncation of the section `[data]`; what it leaves out follows from the task and the model, where that can be read.
 pub(super) fn read(section: &mut Section, task: &Task, model: Option<&ModelConfig>) -> (Objective, Truncation) {
@@ -56,16 +56,6 @@ pub(super) fn with_head(mut model: ModelConfig, data: Option<&DataSettings>) -> 
     // a decoder has no head to change
     model.labels = model.labels.map(|own| wanted.unwrap_or(own));
     model
-}
-
-/// The entry that trains the head, where the data asks for one and no entry does so already.
-pub(super) fn trained_head(
-    model: Option<&ModelConfig>,
-    data: Option<&DataSettings>,
-    attachments: &[Attachment],
-) -> Option<Attachment> {
-    data.and_then(DataSettings::head_outputs)?;
-    head_entry(model?, attachments)
 }
 
 impl RunConfig {

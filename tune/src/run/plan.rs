@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::samples::within;
 use super::{ModelDtype, RunConfig, RunError};
 use crate::config::read_json;
 use crate::data::objective::{Objective, Outcome};
@@ -85,6 +86,7 @@ impl PlanReport {
 /// When the model's configuration cannot be read or the adapters do not fit it.
 pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
     let model = config.model_config()?;
+    let config = &within(config, &model);
     let sites = model.attachable();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &model).map_err(attach)?;

@@ -144,6 +144,10 @@ impl<'a> RunFolder<'a> {
     }
 
     fn base(&self) -> String {
+        if let Some(model) = &self.config.hub {
+            // as PEFT names a base
+            return model.repository.clone();
+        }
         let base = std::path::absolute(&self.config.model).unwrap_or_else(|_| self.config.model.clone());
         base.display().to_string()
     }

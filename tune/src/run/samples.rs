@@ -5,7 +5,7 @@ use crate::data::chat::{Chat, ChatTemplate};
 use crate::data::dataset::Dataset;
 use crate::data::encode::Form;
 use crate::data::tokenizer::Tokenizer;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, head_entry};
 
 /// Reads, chooses and encodes the data of `config`, whose length limit is at most the model's (see [`within`]). Samples
 /// of a task whose answers are generated leave room for them, in training too.
@@ -44,11 +44,12 @@ pub fn chat(config: &RunConfig) -> Result<Option<Chat>, RunError> {
     Ok(Some(Chat { template, roles: data.roles.clone() }))
 }
 
-/// The configuration with its length limit lowered to the model's.
+/// The configuration as it is for the model: its length limit lowered to the model's, and behind its entries the one that trains a head over whole sequences.
 pub fn within(config: &RunConfig, model: &ModelConfig) -> RunConfig {
     let mut config = config.clone();
     if let Some(data) = &mut config.data {
         data.options.max_length = data.options.max_length.min(model.max_length);
     }
+    config.attachments.extend(head_entry(model, &config.attachments));
     config
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::hub::{cached_base, model_folder, snapshot};
 use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::{AdapterFolder, Change};
+use crate::hub::Need;
 use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config, resolve};
 use crate::tensor::{Real, Workspace};
 
@@ -25,11 +27,17 @@ impl Source {
     /// # Errors
     /// When it is none of the three, its base cannot be found, or a configuration cannot be read.
     pub fn open(folder: &Path, base: Option<&Path>) -> Result<Self, RunError> {
+        let folder = &model_folder(folder, Need::Weights)?;
+        let base = base.map(|base| model_folder(base, Need::Weights)).transpose()?;
+        let base = base.as_deref();
         std::fs::read_dir(folder).map_err(RunError::io("open", folder))?;
         let mut dtype = ModelDtype::Auto;
         let (base, adapter) = if folder.join("config.toml").exists() {
             let config = RunConfig::read(&folder.join("config.toml"), &[])?;
             dtype = config.dtype;
+            if let (Some(model), None) = (&config.hub, base) {
+                snapshot(model, Need::Weights)?;
+            }
             let adapter = folder.join("adapter");
             let opened = AdapterFolder::open(&adapter)?;
             (base.map_or(config.model, Path::to_owned), Some((adapter, opened)))
@@ -114,5 +122,6 @@ fn base_of(folder: &Path, adapter: &AdapterFolder, given: Option<&Path>) -> Resu
     let named = adapter.base().map(PathBuf::from);
     let candidates = named.iter().flat_map(|base| [base.clone(), folder.join(base)]);
     let found = candidates.into_iter().find(|base| base.join("config.json").exists());
+    let found = found.or_else(|| cached_base(adapter.base()?));
     found.ok_or_else(|| RunError::NoBase { adapter: folder.to_owned(), base: adapter.base().map(str::to_owned) })
 }

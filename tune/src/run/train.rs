@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::examination::examination;
+use super::hub::snapshot;
 use super::run_folder::{RunFolder, check_same_run};
 use super::source::{needs_decoder, workspace};
 use super::{ModelDtype, PlanReport, RunConfig, RunError, memory, plan::plan, samples};
@@ -15,6 +16,7 @@ use crate::data::samples::{Samples, Size};
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{Examination, mean_loss};
+use crate::hub::Need;
 use crate::model::{Cost, Decoder, load_with_head, resolve};
 use crate::tensor::{Real, Workspace};
 use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
@@ -140,6 +142,9 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let mut plan = plan(config)?;
     if plan.whole.is_none() {
         needs_decoder(&plan.model, "be trained on tokens")?;
+    }
+    if let Some(model) = &config.hub {
+        snapshot(model, Need::Weights)?;
     }
     let config = samples::within(config, &plan.model);
     let tokenizer = Tokenizer::from_folder(&config.model)?;

@@ -14,6 +14,8 @@ pub enum Start {
     Exact,
     /// To rounding.
     Rounded,
+    /// To the rounding of bf16.
+    Bf16,
     /// Not at all, and says so.
     Elsewhere,
 }
@@ -74,6 +76,14 @@ pub const ROWS: &[Row] = &[
     row("quanta", r#"{"plan": "4-3-2 -> 2-3-2", "s": "circuit", "dropout": 0.2}"#, Start::Exact, true, |_, _| {
         RECTANGULAR
     }),
+    row("quanta", r#"{"dims": [4, 3, 2], "s": "reference"}"#, Start::Bf16, true, |_, _| PAIRS),
+    row(
+        "quanta",
+        r#"{"dims": [4, 3, 2], "dims_pattern": {"q_proj": [6, 4]}, "s": "folded"}"#,
+        Start::Rounded,
+        true,
+        |_, _| 24 * 24,
+    ),
     row("lora", r#"{"r": 1}"#, Start::Exact, true, |d_in, d_out| d_in + d_out),
     row("lora", r#"{"r": 4, "alpha": 6.0, "dropout": 0.3}"#, Start::Exact, true, |d_in, d_out| 4 * (d_in + d_out)),
     row(

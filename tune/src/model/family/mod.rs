@@ -175,6 +175,21 @@ mod tests {
     }
 
     #[test]
+    fn roberta_base_has_its_parameter_count_with_a_head_of_two_classes() {
+        let config = json!({
+            "architectures": ["RobertaForMaskedLM"], "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 2,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+            "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "roberta", "num_attention_heads": 12,
+            "num_hidden_layers": 12, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 50265,
+        });
+        let shape = shape_of(config);
+        assert_eq!((shape.parameters(), shape.labels, shape.max_length), (124_647_170, Some(2), 512));
+        let head: usize = shape.head_sites().iter().map(|site| site.d_out * site.d_in + site.d_out).sum();
+        assert_eq!(head, 592_130);
+        assert_eq!((shape.dropouts.hidden, shape.dropouts.attention, shape.dropouts.head), (0.1, 0.1, 0.1));
+    }
+
+    #[test]
     fn the_attributes_that_hub_folders_carry_are_read_or_known() {
         let smollm2 = json!({ "is_llama_config": true, "rope_interleaved": false, "rope_theta": 1e5, "tie_word_embeddings": true,
             "transformers.js_config": { "dtype": "q4" }, "attention_bias": false, "mlp_bias": false, "pretraining_tp": 1 });

@@ -11,6 +11,9 @@ use crate::ops::attention::Rule;
 
 use super::shared::LARGEST;
 
+/// More classes than any task has, and few enough that a head drawn for them is small.
+const MOST_LABELS: usize = 10_000;
+
 const NAMES: Names = Names {
     layers: "roberta.encoder.layer",
     linears: &[
@@ -110,8 +113,8 @@ fn labels(section: &mut Section) -> usize {
             None
         }
     };
-    let labels = section.usize("num_labels").at_least(1).at_most(LARGEST).or(named.unwrap_or(2));
-    if labels == 0 || named.is_some_and(|named| named != labels) {
+    let labels = section.usize("num_labels").at_least(1).at_most(MOST_LABELS).or(named.unwrap_or(2));
+    if labels == 0 || labels > MOST_LABELS || named.is_some_and(|named| named != labels) {
         let named = named.unwrap_or(0);
         section.problem("id2label", format!("{named} names for {labels} classes: name each, or leave them out"));
     }
