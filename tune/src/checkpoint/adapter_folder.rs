@@ -209,7 +209,7 @@ impl AdapterFolder {
         match resolve(&self.attachments(), config) {
             Ok(chosen) => match self.check(&modules, &chosen) {
                 Ok(()) => Ok(chosen),
-                Err(error) => Err(Misfit { sites: Vec::new(), tensors: Some(error) }),
+                Err(error) => Err(Misfit { sites: Vec::new(), tensors: Some(error.into()) }),
             },
             Err(sites) => {
                 // the tensors of the parts whose sites are known can be judged all the same
@@ -218,7 +218,8 @@ impl AdapterFolder {
                     let chosen: Vec<Vec<usize>> = config.attachments.iter().map(known).collect::<Option<_>>()?;
                     check_part(config, files, &modules, &chosen).err()
                 };
-                Err(Misfit { sites, tensors: CheckpointError::all(self.parts.iter().filter_map(wrong).collect()) })
+                let tensors = CheckpointError::all(self.parts.iter().filter_map(wrong).collect());
+                Err(Misfit { sites, tensors: tensors.map(Box::new) })
             }
         }
     }
@@ -243,7 +244,7 @@ pub struct Misfit {
     /// Sites.
     pub sites: Vec<AttachError>,
     /// Tensors.
-    pub tensors: Option<CheckpointError>,
+    pub tensors: Option<Box<CheckpointError>>,
 }
 
 /// Compares the tensors of one part with what its entries have at their sites.

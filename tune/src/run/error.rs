@@ -41,7 +41,7 @@ pub enum RunError {
         /// Sites that do not fit.
         errors: Vec<AttachError>,
         /// Tensors that do not fit.
-        tensors: CheckpointError,
+        tensors: Box<CheckpointError>,
     },
     /// A combination of arguments that means nothing.
     #[error("{0}")]
@@ -249,7 +249,7 @@ impl RunError {
         let origin = folder.display().to_string();
         match tensors {
             None => Self::Attach { origin, errors },
-            Some(tensors) if errors.is_empty() => Self::Checkpoint(tensors),
+            Some(tensors) if errors.is_empty() => Self::Checkpoint(*tensors),
             Some(tensors) => Self::Adapter { origin, errors, tensors },
         }
     }
