@@ -32,7 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             json!({
                 "tokens": sample.tokens, "texts": sample.texts, "truncated": sample.truncated,
                 "trained": sample.trained.iter().map(|span| [span.start, span.end]).collect::<Vec<_>>(),
-                "trained_from": sample.trained.first().map(|span| span.start),
+                "trained_from": sample.trained.first().map(|span| span.start), "answer": sample.answer,
             })
         };
         let parts: Vec<Value> = report
@@ -54,7 +54,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         for (index, sample) in part.samples.iter().enumerate() {
             let cut = if sample.truncated { ", truncated" } else { "" };
-            writeln!(out, "\nsample {index}, {} tokens{cut}", sample.tokens.len())?;
+            let answer = sample.answer.as_ref().map(|answer| format!(", answer {answer}")).unwrap_or_default();
+            writeln!(out, "\nsample {index}, {} tokens{cut}{answer}", sample.tokens.len())?;
             writeln!(out, "{}", marked(sample, colour))?;
         }
         writeln!(out)?;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use quanta_tune::data::objective::Outcome;
 use quanta_tune::run::{PlanReport, PlannedAdapter, RunConfig, plan};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,7 @@ fn print_json(report: &PlanReport) -> Result<()> {
             "parameters": report.base_parameters,
         },
         "adapters": adapters,
+        "objective": report.whole.map(|(objective, _)| objective.name()),
         "trainable_parameters": report.trainable(),
         "percent_of_base": report.percent_of_base(),
         "percent_of_total": report.percent_of_total(),
@@ -82,9 +84,17 @@ fn print_text(report: &PlanReport) -> Result<()> {
         grouped(report.base_parameters)
     );
     line(&mut out, "model", &shape)?;
+    if let Some((objective, outcome)) = report.whole {
+        let answers = match outcome {
+            Outcome::Classes(names) => format!("one of {}", names.join(", ")),
+            Outcome::Number => "a number".to_owned(),
+        };
+        line(&mut out, "objective", &format!("{}: {answers}", objective.name()))?;
+    }
     for adapter in &report.adapters {
         print_adapter(&mut out, adapter)?;
     }
+    let trained = if report.whole.is_some() { "answers to give" } else { "of them trained" };
     let trainable = format!(
         "{} parameters = {:.4} % of the base, {:.4} % of base and adapters",
         grouped(report.trainable()),
@@ -111,7 +121,7 @@ fn print_text(report: &PlanReport) -> Result<()> {
     );
     line(&mut out, "memory", &memory)?;
     let micro_batch = format!(
-        "for a micro-batch of {} tokens, {} of them trained: the most the settings allow",
+        "for a micro-batch of {} tokens, {} {trained}: the most the settings allow",
         grouped(report.training.tokens),
         grouped(report.training.labels)
     );

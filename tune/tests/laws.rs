@@ -6,12 +6,11 @@
 mod support;
 
 use half::bf16;
-use quanta_tune::adapter::{
-    Adapter, Draw, Gradients, Method, Parameters, Pass, Place, Saved, Site, Target, lay_out, methods,
-};
+use quanta_tune::adapter::{Adapter, Draw, Gradients, Method, Pass, Place, Site, Target, methods};
 use quanta_tune::model::{InputGradient, Linear};
 use quanta_tune::ops::{Storage, Weight};
 use quanta_tune::tensor::{Matrix, Real, Stream, Workspace};
+use support::diagonal::Diagonal;
 use support::methods::{ROWS, Row, Start};
 use support::{assert_close, assert_same_bits, bits, differences, matrix, numbers};
 
@@ -439,58 +438,13 @@ fn a_magnitude_scales_the_rows_of_the_adapted_weight() {
     }
 }
 
-/// A method that the table does not know: `y += d * x`, d a vector. What a new method has to bring, and that the seam needs nothing else.
-struct Diagonal(Parameters<f64>);
-
-impl Adapter<f64> for Diagonal {
-    fn parameters(&self) -> &Parameters<f64> {
-        &self.0
-    }
-
-    fn parameters_mut(&mut self) -> &mut Parameters<f64> {
-        &mut self.0
-    }
-
-    fn forward(&self, x: &Matrix<f64>, y: &mut Matrix<f64>, _: &Pass<'_, f64>) -> Saved<f64> {
-        let d = self.0.trainable().iter().cycle();
-        y.data_mut().iter_mut().zip(x.data()).zip(d).for_each(|((y, x), d)| *y += d * x);
-        Saved::default()
-    }
-
-    fn backward(
-        &self,
-        x: &Matrix<f64>,
-        dy: &Matrix<f64>,
-        _: Saved<f64>,
-        dx: Option<&mut Matrix<f64>>,
-        gradient: &mut [f64],
-        _: &Pass<'_, f64>,
-    ) {
-        for (x, dy) in x.data().chunks(gradient.len()).zip(dy.data().chunks(gradient.len())) {
-            gradient.iter_mut().zip(x.iter().zip(dy)).for_each(|(sum, (x, dy))| *sum += x * dy);
-        }
-        if let Some(dx) = dx {
-            let d = self.0.trainable().iter().cycle();
-            dx.data_mut().iter_mut().zip(dy.data()).zip(d).for_each(|((dx, dy), d)| *dx += d * dy);
-        }
-    }
-
-    fn update(&self) -> Option<Vec<f64>> {
-        let d = self.0.trainable();
-        let mut update = vec![0.0; d.len() * d.len()];
-        d.iter().enumerate().for_each(|(i, d)| update[i * self.0.trainable().len() + i] = *d);
-        Some(update)
-    }
-}
-
 #[test]
 fn a_method_defined_here_obeys_the_laws_alone_and_under_others() {
     let site = site([24, 24]);
     let others: Vec<Method> = ROWS.iter().map(Row::method).collect();
     for methods in [&others[..0], &others[..1], &others[others.len() - 1..]] {
         let mut slope = Slope::new(methods, &site, None);
-        let tensors = lay_out([("diagonal".to_owned(), vec![24], true)]);
-        let diagonal = Diagonal(Parameters::new(tensors, numbers(24, "diagonal"), Vec::new()));
+        let diagonal = Diagonal::new(numbers(24, "diagonal"));
         slope.linear.attach(Box::new(diagonal), methods.len(), methods.len());
         slope.linear.prepare();
         let x = inputs(&site, &slope.workspace);

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::prefix::Prefix as PrefixTuning;
 use super::{
-    Adapter, Dora, Full, Krona, Lora, LorettaAdp, LorettaRep, Magnitude, Mora, Parallel, Prefix, Quanta, Series, Site,
-    Tensor,
+    Adapter, Dora, Full, Krona, Loha, Lora, LorettaAdp, LorettaRep, Magnitude, Mora, Parallel, Prefix, Quanta, Series,
+    Site, Tensor,
 };
 use crate::config::{Problems, Section};
 use crate::ops::Weight;
@@ -260,7 +260,21 @@ macro_rules! methods {
     };
 }
 
-methods!(Quanta, Lora, Dora, Mora, Krona, LorettaRep, LorettaAdp, Series, Parallel, PrefixTuning, Magnitude, Full,);
+methods!(
+    Quanta,
+    Lora,
+    Dora,
+    Mora,
+    Krona,
+    LorettaRep,
+    LorettaAdp,
+    Series,
+    Parallel,
+    PrefixTuning,
+    Magnitude,
+    Full,
+    Loha,
+);
 
 /// The method with this name in configs.
 pub fn method_named(name: &str) -> Option<&'static MethodInfo> {

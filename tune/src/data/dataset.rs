@@ -7,10 +7,12 @@
 use super::chat::{Chat, encode_chat};
 use super::encode::{EncodeError, Form, Options, encode, encode_candidates};
 use super::example::{Encoded, Example};
+use super::objective::Objective;
 use super::sample::{Available, Chosen, Counts};
 use super::statistics::Statistics;
 use super::task::{Split, Splits, Task, TaskError, no_train_file};
 use super::tokenizer::Tokenizer;
+use super::whole::encode_whole;
 use std::path::Path;
 
 /// Why the data of a run cannot be had.
@@ -76,6 +78,7 @@ pub struct Dataset {
 impl Dataset {
     /// Reads, chooses and encodes the rows of a run.
     ///
+    /// Under an objective of whole rows the sentences of a row are encoded, under any other what its task makes of it.
     /// Conversations need a `chat`, other tasks ignore it. `counts.test` of `None` takes the whole test split where there is one; a number above 0 asks for one.
     ///
     /// # Errors
@@ -88,6 +91,7 @@ impl Dataset {
         tokenizer: &Tokenizer,
         options: &Options,
         chat: Option<&Chat>,
+        objective: Objective,
     ) -> Result<Self, DatasetError> {
         let splits = (task.load)(path)?;
         if splits.train.is_empty() {
@@ -104,6 +108,10 @@ impl Dataset {
         }
         by_rows(splits, counts, |part, examples| {
             let failed = |source| DatasetError::Encode { part, source };
+            if objective.is_of_whole_rows() {
+                let encoded = encode_whole(&examples, tokenizer, options).map_err(failed)?;
+                return Ok(Part { examples, encoded, candidates: Vec::new() });
+            }
             let encoded = match chat.filter(|_| task.form == Form::Chat) {
                 Some(chat) => encode_chat(&examples, chat, tokenizer, options).map_err(failed)?,
                 None => encode(&examples, task.form, tokenizer, options).map_err(failed)?,
@@ -197,7 +205,7 @@ mod tests {
 
     fn load(task: &str, path: &Path, counts: Counts) -> Result<Dataset, DatasetError> {
         let options = Options { max_length: 8, truncation: Truncation::Left, append_eos: true };
-        Dataset::load(find(task).unwrap(), path, counts, &small(), &options, None)
+        Dataset::load(find(task).unwrap(), path, counts, &small(), &options, None, Objective::Lm)
     }
 
     #[test]

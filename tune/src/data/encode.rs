@@ -39,6 +39,9 @@ pub enum Truncation {
     Left,
     /// Tokens are cut from the end, trained ones first.
     Right,
+    /// Tokens are cut from the end of the longer of two sentences, until both are equally long, then of both: what
+    /// transformers does for encoders. In a single text as [`Right`](Self::Right).
+    LongestFirst,
     /// It is an error.
     Refuse,
     /// As [`Left`](Self::Left), but the begin token stays only where `add_bos_token` is set in the tokenizer's folder:
@@ -48,9 +51,10 @@ pub enum Truncation {
 
 impl Truncation {
     /// Every policy with its name in a config.
-    pub const NAMES: [(&'static str, Truncation); 4] = [
+    pub const NAMES: [(&'static str, Truncation); 5] = [
         ("left", Truncation::Left),
         ("right", Truncation::Right),
+        ("longest-first", Truncation::LongestFirst),
         ("refuse", Truncation::Refuse),
         ("reference-truncation", Truncation::Reference),
     ];
@@ -140,6 +144,11 @@ pub enum EncodeError {
     /// Conversations are to be encoded without a template.
     #[error("conversations need the model's chat template: add chat_template.jinja to its folder")]
     NoChatTemplate,
+    /// Rows have two sentences, and the tokenizer does not tell them apart.
+    #[error(
+        "the tokenizer puts nothing between two sentences: give tokenizer.json a post_processor for pairs, as encoders have one"
+    )]
+    NoPairs,
     /// Some rows cannot be used: all of them are listed, the first 20 printed.
     #[error("{}", Failures(failures))]
     Rows {
@@ -295,7 +304,7 @@ fn encode_row(
     let truncated = !removed.is_empty();
     let first_trained = before - (answer + usize::from(end.is_some())).min(before);
     let trained = match options.truncation {
-        Truncation::Right => tokens.len().saturating_sub(first_trained),
+        Truncation::Right | Truncation::LongestFirst => tokens.len().saturating_sub(first_trained),
         _ => before - first_trained,
     };
     // Nothing stands before the first token that could predict it; a begin token is given, never predicted.
@@ -316,7 +325,7 @@ pub(super) fn cut(tokens: &[u32], tokenizer: &Tokenizer, options: &Options) -> R
     let begins = tokens.first().copied() == tokenizer.bos();
     let keeps_first = match options.truncation {
         Truncation::Refuse => return Err(RowError::TooLong { tokens: length, max_length }),
-        Truncation::Right => return Ok(max_length..length),
+        Truncation::Right | Truncation::LongestFirst => return Ok(max_length..length),
         Truncation::Left => begins,
         Truncation::Reference => begins && tokenizer.declares_bos(),
     };

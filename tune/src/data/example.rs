@@ -27,6 +27,9 @@ pub struct Example {
     pub answer_spans: Vec<Vec<String>>,
     /// The completions to choose from, the right one among them; empty where the answer is free text.
     pub candidates: Vec<String>,
+    /// The sentences that an encoder reads, one or two, where the task is for encoders; the answer is the completion's place
+    /// among the candidates, or the number that the first answer is.
+    pub sentences: Vec<String>,
     /// The conversation, where the row is one; prompt and completion are empty then.
     pub messages: Vec<Message>,
     /// The part of the data set that the row belongs to, such as one of several test sets; empty where it has no parts.

@@ -22,3 +22,4 @@ pub mod task;
 pub mod tokenizer;
 pub mod train_tokenizer;
 mod vocabulary;
+pub mod whole;

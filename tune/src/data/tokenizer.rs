@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tokenizers::models::ModelWrapper;
+use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
 
 use super::vocabulary;
 
@@ -193,6 +194,34 @@ impl Tokenizer {
     /// The tokens of a text exactly as the template makes them, with its end tokens: what an encoder's head expects.
     pub fn encode_template(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         Ok(self.encoding(text, true)?.get_ids().to_vec())
+    }
+
+    /// The tokens of one or two sentences, joined as the template says, with its end tokens, and how many they are
+    /// before they are cut to `max_length`: longest first, the template's own tokens never.
+    pub fn encode_sentences(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_length: usize,
+    ) -> Result<(Vec<u32>, usize), TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { reason: e.to_string() };
+        let (first, second) =
+            (self.encoding(first, false)?, second.map(|text| self.encoding(text, false)).transpose()?);
+        let added = self.added_tokens(second.is_some());
+        let before = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len) + added;
+        let limit = TruncationParams { max_length: max_length.saturating_sub(added), ..TruncationParams::default() };
+        let (first, second) = truncate_encodings(first, second, &limit).map_err(failed)?;
+        let joined = self.inner.post_process(first, second, true).map_err(failed)?;
+        Ok((joined.get_ids().to_vec(), before))
+    }
+
+    /// Whether the template puts something between two sentences.
+    pub fn parts_pairs(&self) -> bool {
+        self.added_tokens(true) > self.added_tokens(false)
+    }
+
+    fn added_tokens(&self, pair: bool) -> usize {
+        self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
     /// The text of some tokens; with `skip_special`, without special tokens. Ids beyond the vocabulary are left out.

@@ -1,8 +1,9 @@
-//! Outputs of a head over whole sequences, for many sequences in packed batches.
+//! Outputs of a head over whole sequences, for many sequences in packed batches, and their loss.
 
 use crate::adapter::Pass;
 use crate::model::Decoder;
 use crate::ops::Batch;
+use crate::ops::target::{Answer, loss};
 use crate::tensor::{Real, Workspace};
 
 /// The outputs of the head for each sequence, in their order; batches hold about `batch_tokens` tokens.
@@ -31,4 +32,20 @@ pub fn classify<T: Real>(
         rest = later;
     }
     all
+}
+
+/// The outputs of the head for each row, in their order, and the mean of the rows' losses.
+///
+/// # Panics
+/// As [`classify`], and when a row's class is not below the number of outputs.
+pub fn judge<T: Real>(
+    model: &Decoder<T>,
+    rows: &[(Vec<u32>, Answer)],
+    batch_tokens: usize,
+    workspace: &Workspace<T>,
+) -> (Vec<Vec<f64>>, f64) {
+    let sequences: Vec<&[u32]> = rows.iter().map(|(tokens, _)| &tokens[..]).collect();
+    let outputs = classify(model, &sequences, batch_tokens, workspace);
+    let sum: f64 = outputs.iter().zip(rows).map(|(outputs, (_, answer))| loss(outputs, *answer)).sum();
+    (outputs, sum / rows.len().max(1) as f64)
 }

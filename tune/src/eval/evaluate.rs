@@ -1,6 +1,7 @@
-//! Measuring a model on rows: a prediction for each, by choosing among candidates or by generating, and the mean of every metric over them.
+//! Measuring a model on rows: a prediction for each, by choosing among candidates, by generating, or by the head of an encoder, and every metric over them.
 
 use super::choose::choose;
+use super::classify::judge;
 use super::generate::{GenerateError, GenerateOptions};
 use super::text::{StopRule, generate_texts};
 use crate::data::example::Example;
@@ -8,6 +9,8 @@ use crate::data::metric::Metric;
 use crate::data::question::Question;
 use crate::data::tokenizer::Tokenizer;
 use crate::model::Decoder;
+use crate::ops::choice::best;
+use crate::ops::target::Answer;
 use crate::tensor::{Real, Workspace};
 
 /// How predictions are made.
@@ -15,6 +18,8 @@ use crate::tensor::{Real, Workspace};
 pub enum Answering {
     /// The candidate with the highest mean log-probability.
     Choose(Vec<Question>),
+    /// What an encoder's head gives for each row: the candidate of the largest output, or the output itself.
+    Whole(Vec<(Vec<u32>, Answer)>),
     /// The continuation of each prompt.
     Generate {
         /// Encoded prompts.
@@ -40,15 +45,15 @@ pub struct Examination {
 }
 
 /// What was predicted and what it is worth.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Examined {
     /// The prediction for each row.
     pub predictions: Vec<String>,
-    /// For each row the value of each metric.
+    /// For each row the value of each metric; NaN of a metric that only rows together have.
     pub values: Vec<Vec<f64>>,
-    /// Names of the metrics.
-    pub metrics: Vec<&'static str>,
-    /// Mean cross-entropy over the candidates, where there are candidates.
+    /// The metrics.
+    pub metrics: Vec<&'static Metric>,
+    /// Mean loss of the choices or of the head's answers; none of generated ones.
     pub loss: Option<f64>,
 }
 
@@ -69,6 +74,15 @@ impl Examination {
                 let chosen = self.examples.iter().zip(&choices.chosen);
                 (chosen.map(|(row, &index)| row.candidates[index].clone()).collect(), Some(choices.loss))
             }
+            Answering::Whole(rows) => {
+                let (outputs, loss) = judge(model, rows, self.batch_tokens, workspace);
+                let predictions =
+                    outputs.iter().zip(rows).zip(&self.examples).map(|((outputs, (_, answer)), row)| match answer {
+                        Answer::Class(_) => row.candidates.get(best(outputs)).cloned().unwrap_or_default(),
+                        Answer::Number(_) => outputs[0].to_string(),
+                    });
+                (predictions.collect(), Some(loss))
+            }
             Answering::Generate { prompts, rule, options } => {
                 let texts = generate_texts(model, tokenizer, prompts, *rule, options, workspace, |_, _| ())?;
                 (texts.into_iter().map(|text| text.text).collect::<Vec<String>>(), None)
@@ -78,17 +92,16 @@ impl Examination {
             self.metrics.iter().map(|metric| (metric.score)(prediction, row)).collect()
         };
         let values = predictions.iter().zip(&self.examples).map(value).collect();
-        Ok(Examined { predictions, values, metrics: self.metrics.iter().map(|metric| metric.name).collect(), loss })
+        Ok(Examined { predictions, values, metrics: self.metrics.clone(), loss })
     }
 }
 
 impl Examined {
-    /// Mean of each metric over the rows that `chosen` picks by index; none where it picks none.
-    pub fn means(&self, chosen: impl Fn(usize) -> bool) -> Option<Vec<(&'static str, f64)>> {
-        let rows: Vec<&Vec<f64>> =
-            self.values.iter().enumerate().filter(|(index, _)| chosen(*index)).map(|(_, row)| row).collect();
-        let mean = |metric: usize| rows.iter().map(|row| row[metric]).sum::<f64>() / rows.len() as f64;
-        let all = || self.metrics.iter().enumerate().map(|(index, name)| (*name, mean(index))).collect();
-        (!rows.is_empty()).then(all)
+    /// Each metric over the rows that `chosen` picks by index; `examples` are those examined. None where it picks none.
+    pub fn means(&self, examples: &[Example], chosen: impl Fn(usize) -> bool) -> Option<Vec<(&'static str, f64)>> {
+        let all = self.predictions.iter().map(String::as_str).zip(examples).enumerate();
+        let rows: Vec<(&str, &Example)> = all.filter(|(index, _)| chosen(*index)).map(|(_, row)| row).collect();
+        let over = || self.metrics.iter().map(|metric| (metric.name, metric.over(&rows))).collect();
+        (!rows.is_empty()).then(over)
     }
 }

@@ -15,6 +15,7 @@ pub mod layer_norm;
 pub mod loss;
 pub mod norm;
 pub mod rope;
+mod rule;
 mod segments;
 pub mod target;
 mod weight;

@@ -25,6 +25,23 @@ pub struct Target {
     pub weight: f64,
 }
 
+/// The loss of one sequence's outputs: `log sum_j exp z_j - z_class`, or `(z - y)^2`.
+///
+/// # Panics
+/// When a class is not below the number of outputs, or a number has no output.
+pub fn loss(outputs: &[f64], answer: Answer) -> f64 {
+    match answer {
+        Answer::Class(class) => log_sum(outputs.iter().copied()) - outputs[class],
+        Answer::Number(number) => (outputs[0] - number).powi(2),
+    }
+}
+
+/// `log sum exp`, the largest taken out first. A handful of numbers: f64 costs nothing.
+fn log_sum(outputs: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = outputs.clone().fold(f64::NEG_INFINITY, f64::max);
+    largest + outputs.map(|z| (z - largest).exp()).sum::<f64>().ln()
+}
+
 /// The weighted sum of the targets' losses and its gradient with respect to `outputs [targets.len(), labels]`, whose rows belong to the targets in their
 /// order: `d z = weight (softmax(z) - onehot)` for a class, `2 weight (z - y)` for a number.
 ///
@@ -43,9 +60,7 @@ pub fn forward_backward<T: Real>(
         match target.answer {
             Answer::Class(class) => {
                 assert!(class < outputs.len(), "class {class} of {}", outputs.len());
-                // a handful of numbers: f64 costs nothing
-                let largest = outputs.iter().fold(f64::NEG_INFINITY, |m, z| m.max(z.to_f64()));
-                let log_sum = largest + outputs.iter().map(|z| (z.to_f64() - largest).exp()).sum::<f64>().ln();
+                let log_sum = log_sum(outputs.iter().map(|z| z.to_f64()));
                 loss += target.weight * (log_sum - outputs[class].to_f64());
                 for (index, (d, z)) in gradient.iter_mut().zip(outputs).enumerate() {
                     let right = if index == class { 1.0 } else { 0.0 };

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::RunError;
 use super::examination::Answers;
 use super::hub::replace_name;
+use super::{RunError, objective};
 use crate::adapter::{Layers, Selection, Sites, Target, method_named, methods};
 use crate::config::{Problems, Section, apply_overrides, nearest, read_toml};
 use crate::data::batch::Weighting;
@@ -17,7 +17,7 @@ use crate::data::sample::Counts;
 use crate::data::task::{self, Task};
 use crate::eval::StopRule;
 use crate::hub::HubModel;
-use crate::model::{Attachment, StoredAs, read_folder_config, resolve};
+use crate::model::{Attachment, ModelConfig, StoredAs, read_folder_config, resolve};
 use crate::train::{AdamWSettings, FitSettings, Length, Shape};
 
 /// Version of the run folder's layout and of its `config.toml`.
@@ -130,9 +130,12 @@ impl RunConfig {
         let model_path = path(&mut model, "path");
         let dtype = model.one_of("dtype", &ModelDtype::NAMES).or(ModelDtype::Auto);
         model.finish();
-        let data = top.section("data").map(read_data);
+        // a folder that cannot be read is reported by the command that loads it
+        let shape = read_folder_config(&model_path).ok();
+        let data = top.section("data").map(|section| read_data(section, shape.as_ref()));
+        let shape = shape.map(|shape| objective::with_head(shape, data.as_ref()));
         let entries: Vec<Option<Attachment>> = top.sections("adapter").into_iter().map(read_adapter).collect();
-        check_fit(&model_path, &entries, problems);
+        check_fit(shape.as_ref(), &entries, problems);
         let attachments = entries.into_iter().flatten().collect();
         if top.value("adapter").is_none_or(|value| value.as_array().is_some_and(Vec::is_empty)) {
             top.problem("adapter", "missing: add an [[adapter]] entry with its type and sites");
@@ -209,13 +212,12 @@ impl RunConfig {
     }
 }
 
-/// Reports, with the configuration's other problems, adapters that do not fit the model, where its `config.json` can be read already; the command that loads it
-/// reports one that cannot.
-fn check_fit(model: &Path, entries: &[Option<Attachment>], problems: &Problems) {
-    let Ok(model) = read_folder_config(model) else { return };
+/// Reports, with the configuration's other problems, adapters that do not fit the model, where its `config.json` can be read already.
+fn check_fit(model: Option<&ModelConfig>, entries: &[Option<Attachment>], problems: &Problems) {
+    let Some(model) = model else { return };
     for (index, entry) in entries.iter().enumerate() {
         let Some(entry) = entry else { continue };
-        for error in resolve(std::slice::from_ref(entry), &model).err().into_iter().flatten() {
+        for error in resolve(std::slice::from_ref(entry), model).err().into_iter().flatten() {
             problems.add(format!("adapter.{index}"), error.reason());
         }
     }
@@ -225,13 +227,14 @@ fn path(section: &mut Section, key: &str) -> PathBuf {
     PathBuf::from(section.string(key).must("must not be empty", |path| !path.is_empty()).required())
 }
 
-fn read_data(mut section: Section) -> DataSettings {
+fn read_data(mut section: Section, model: Option<&ModelConfig>) -> DataSettings {
     let name = section.string("task").or(task::TASKS[0].name.to_owned());
     let task = task::find(&name).unwrap_or_else(|error| {
         section.problem("task", error.to_string());
         &task::TASKS[0]
     });
     let seed = section.usize("seed").or(42);
+    let (objective, truncation) = objective::read(&mut section, task, model);
     let settings = DataSettings {
         task,
         path: path(&mut section, "path"),
@@ -243,10 +246,10 @@ fn read_data(mut section: Section) -> DataSettings {
         },
         options: Options {
             max_length: section.usize("max_length").at_least(2).or(Options::default().max_length),
-            truncation: section.one_of("truncation", &Truncation::NAMES).or(Options::default().truncation),
+            truncation,
             append_eos: section.bool("append_eos").or(true),
         },
-        objective: section.one_of("objective", &Objective::NAMES).or(task.objective),
+        objective,
         answers: read_answers(&mut section),
         max_new_tokens: section.usize("max_new_tokens").at_least(1).or(task.max_new_tokens),
         roles: section
@@ -285,7 +288,7 @@ fn write_data(data: &DataSettings) -> Value {
         "test": data.counts.test, "seed": data.counts.seed, "max_length": data.options.max_length,
         "truncation": truncation, "append_eos": data.options.append_eos, "max_new_tokens": data.max_new_tokens,
         "roles": roles,
-        "objective": Objective::NAMES.iter().find(|(_, objective)| *objective == data.objective).map(|(name, _)| name),
+        "objective": data.objective.name(),
         "metrics": data.answers.metrics.as_ref().map(|list| list.iter().map(|metric| metric.name).collect::<Vec<_>>()),
         "stop": data.answers.rule.map(StopRule::name),
     })

@@ -8,13 +8,15 @@ use super::examination::{Answers, build};
 use super::source::{Source, needs_decoder, workspace};
 use super::{ModelDtype, RunConfig, RunError};
 use crate::data::dataset::{Dataset, Part};
-use crate::data::encode::{Form, Options, encode, encode_candidates};
+use crate::data::encode::{Form, Options, Truncation, encode, encode_candidates};
 use crate::data::example::Example;
+use crate::data::objective::Objective;
 use crate::data::sample::permutation;
 use crate::data::task::{Split, Task, find};
 use crate::data::tokenizer::Tokenizer;
+use crate::data::whole::encode_whole;
 use crate::eval::{Examined, mean_loss};
-use crate::model::ModelConfig;
+use crate::model::{LoadError, ModelConfig};
 use crate::tensor::Real;
 use crate::weights::write_file;
 
@@ -72,7 +74,7 @@ pub struct EvalReport {
     pub groups: Vec<Measured>,
     /// Mean of the sets' values, each set counting once; empty without sets.
     pub average: Vec<(&'static str, f64)>,
-    /// Mean loss over the right answers' tokens.
+    /// Mean loss over the right answers' tokens, or of an encoder's answers.
     pub loss: Option<f64>,
     /// Every row.
     pub answers: Vec<Answered>,
@@ -106,13 +108,17 @@ pub fn eval(folder: &Path, base: Option<&Path>, settings: &EvalSettings) -> Resu
         answers.rule = answers.rule.or(data.answers.rule);
         (options, seed) = (data.options, data.counts.seed);
     }
-    needs_decoder(&source.config, "answer in tokens")?;
+    let objective = objective_of(task, &source.config)?;
+    if objective.is_of_whole_rows() && options.truncation != Truncation::Refuse {
+        options.truncation = Truncation::LongestFirst;
+    }
     options.max_length = options.max_length.min(source.config.max_length);
     let tokenizer = Tokenizer::from_folder(&source.base)?;
     let rows = drawn(Dataset::rows(task, &path, settings.split)?, settings.limit, seed.wrapping_add(2));
-    let part = encoded(task, rows, &tokenizer, options, &source.config)?;
+    let part = encoded(task, objective, rows, &tokenizer, options, &source.config)?;
     let dtype = settings.dtype.unwrap_or(source.dtype);
-    let job = Job { source: &source, tokenizer: &tokenizer, task, part: &part, answers: &answers, options, dtype };
+    let job =
+        Job { source: &source, tokenizer: &tokenizer, task, objective, part: &part, answers: &answers, options, dtype };
     let (examined, loss) = match dtype {
         ModelDtype::F64 => job.run::<f64>(settings.threads)?,
         _ => job.run::<f32>(settings.threads)?,
@@ -136,8 +142,21 @@ fn drawn(rows: Vec<Example>, limit: Option<usize>, seed: u32) -> Vec<Example> {
     }
 }
 
+/// How the model answers the task's rows: an encoder as whole rows, with a head that fits.
+fn objective_of(task: &Task, model: &ModelConfig) -> Result<Objective, RunError> {
+    let (Some(outcome), Some(labels)) = (task.outcome, model.labels) else {
+        needs_decoder(model, "answer in tokens")?;
+        return Ok(task.objective);
+    };
+    match outcome.outputs() {
+        wanted if wanted != labels => Err(RunError::Load(LoadError::Labels { labels, wanted })),
+        _ => Ok(outcome.objective()),
+    }
+}
+
 fn encoded(
     task: &Task,
+    objective: Objective,
     examples: Vec<Example>,
     tokenizer: &Tokenizer,
     options: Options,
@@ -150,8 +169,13 @@ fn encoded(
         )));
     }
     let failed = |source| RunError::Data(crate::data::dataset::DatasetError::Encode { part: "test", source });
-    let encoded = encode(&examples, task.form, tokenizer, &options).map_err(failed)?;
-    let candidates = match examples.iter().any(|row| row.candidates.is_empty()) {
+    let whole = objective.is_of_whole_rows();
+    let encoded = match whole {
+        true => encode_whole(&examples, tokenizer, &options),
+        false => encode(&examples, task.form, tokenizer, &options),
+    };
+    let encoded = encoded.map_err(failed)?;
+    let candidates = match whole || examples.iter().any(|row| row.candidates.is_empty()) {
         true => Vec::new(),
         false => encode_candidates(&examples, task.form, tokenizer, &options).map_err(failed)?,
     };
@@ -167,6 +191,7 @@ struct Job<'a> {
     source: &'a Source,
     tokenizer: &'a Tokenizer,
     task: &'static Task,
+    objective: Objective,
     part: &'a Part,
     answers: &'a Answers,
     options: Options,
@@ -175,13 +200,16 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run<T: Real>(&self, threads: usize) -> Result<(Examined, Option<f64>), RunError> {
-        let Self { source, tokenizer, task, part, answers, options, dtype } = self;
-        let exam = build(task, part, answers, *options, &source.config, tokenizer)?;
+        let Self { source, tokenizer, task, objective, part, answers, options, dtype } = self;
+        let exam = build(task, *objective, part, answers, *options, &source.config, tokenizer)?;
         let exam = exam.ok_or_else(|| RunError::Usage(format!("no metric of {} suits these rows", task.name)))?;
         let workspace = workspace::<T>(threads)?;
         let model = source.load::<T>(dtype.stored_as())?;
         let examined = exam.run(&model, tokenizer, &workspace)?;
-        let loss = mean_loss(&model, &part.encoded, exam.batch_tokens, &workspace);
+        let loss = match objective.is_of_whole_rows() {
+            true => examined.loss,
+            false => mean_loss(&model, &part.encoded, exam.batch_tokens, &workspace),
+        };
         Ok((examined, loss))
     }
 }
@@ -201,7 +229,7 @@ fn summarise(
     }
     let measured = |group: &str, chosen: &dyn Fn(usize) -> bool| {
         let rows = (0..examples.len()).filter(|&index| chosen(index)).count();
-        Measured { group: group.to_owned(), rows, metrics: examined.means(chosen).unwrap_or_default() }
+        Measured { group: group.to_owned(), rows, metrics: examined.means(&examples, chosen).unwrap_or_default() }
     };
     let all = measured("", &|_| true);
     let several = names.len() > 1;
@@ -209,7 +237,7 @@ fn summarise(
     let groups: Vec<Measured> = if several { names.iter().map(of).collect() } else { Vec::new() };
     let mean = |metric: usize| groups.iter().map(|group| group.metrics[metric].1).sum::<f64>() / groups.len() as f64;
     let average = match several {
-        true => examined.metrics.iter().enumerate().map(|(index, name)| (*name, mean(index))).collect(),
+        true => examined.metrics.iter().enumerate().map(|(index, metric)| (metric.name, mean(index))).collect(),
         false => Vec::new(),
     };
     let rows = examples.into_iter().zip(examined.predictions).zip(examined.values);

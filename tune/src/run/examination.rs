@@ -4,9 +4,11 @@ use super::{RunConfig, RunError};
 use crate::data::dataset::Part;
 use crate::data::encode::{Options, encode_prompt};
 use crate::data::metric::Metric;
+use crate::data::objective::Objective;
 use crate::data::question::Question;
 use crate::data::task::Task;
 use crate::data::tokenizer::Tokenizer;
+use crate::data::whole::answered;
 use crate::eval::{Answering, Examination, GenerateOptions, StopRule};
 use crate::model::ModelConfig;
 
@@ -24,7 +26,8 @@ pub struct Answers {
     pub rule: Option<StopRule>,
 }
 
-/// The examination that validates a run; none where the task has no metric or the configuration goes by the loss.
+/// The examination that validates a run; none where the task has no metric or the configuration goes by the loss. An encoder is always examined: its loss is
+/// that of its answers.
 ///
 /// # Errors
 /// When a prompt cannot be encoded.
@@ -35,19 +38,21 @@ pub fn examination(
     tokenizer: &Tokenizer,
 ) -> Result<Option<Examination>, RunError> {
     let data = config.data()?;
-    if config.best_by_loss || part.examples.is_empty() {
-        return Ok(None);
+    let mut answers = Answers { max_new_tokens: Some(data.max_new_tokens), ..data.answers.clone() };
+    if config.best_by_loss {
+        answers.metrics = Some(Vec::new());
     }
-    let answers = Answers { max_new_tokens: Some(data.max_new_tokens), ..data.answers.clone() };
-    build(data.task, part, &answers, data.options, model, tokenizer)
+    build(data.task, data.objective, part, &answers, data.options, model, tokenizer)
 }
 
-/// The examination of rows: by candidates where every row has some, by generation otherwise; none without a metric.
+/// The examination of rows: by the head of an encoder under its objectives, else by candidates where every row has some, else by generation; none without a
+/// metric but for an encoder.
 ///
 /// # Errors
 /// When a prompt cannot be encoded.
 pub fn build(
     task: &Task,
+    objective: Objective,
     part: &Part,
     answers: &Answers,
     options: Options,
@@ -55,10 +60,13 @@ pub fn build(
     tokenizer: &Tokenizer,
 ) -> Result<Option<Examination>, RunError> {
     let metrics = answers.metrics.clone().unwrap_or_else(|| task.metrics_for(&part.examples));
-    if metrics.is_empty() || part.examples.is_empty() {
+    if part.examples.is_empty() || (metrics.is_empty() && !objective.is_of_whole_rows()) {
         return Ok(None);
     }
-    let answering = if has_candidates(part) {
+    let whole = answered(&part.examples, &part.encoded, objective);
+    let answering = if let Some(rows) = whole {
+        Answering::Whole(rows)
+    } else if has_candidates(part) {
         Answering::Choose(Question::all(&part.examples, &part.candidates))
     } else {
         let max_new_tokens = answers.max_new_tokens.unwrap_or(task.max_new_tokens);

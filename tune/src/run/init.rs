@@ -8,8 +8,8 @@ use super::RunError;
 use crate::adapter::methods;
 use crate::config::read_json;
 use crate::data::task::{self, TASKS, Task};
-use crate::data::train_tokenizer::{SMALLEST_VOCABULARY, TrainedTokenizer, train_tokenizer};
-use crate::model::{initial_values, read_folder_config};
+use crate::data::train_tokenizer::{Marks, TrainedTokenizer, train_tokenizer};
+use crate::model::{ModelConfig, initial_values, read_folder_config};
 use crate::weights::{Dtype, Staging, TensorSpec, TensorWriter, default_metadata, write_file};
 
 /// What the new folder holds.
@@ -42,7 +42,7 @@ const VOCABULARY: usize = 4096;
 /// Makes a folder `out`, which must not exist, with a tokenizer, a model, or both: what `quanta train` pretrains from.
 ///
 /// Weights are those of transformers' initialisation: norms 1, biases 0, matrices normal with `initializer_range` of the configuration (0.02 where it is
-/// silent), in f32. A padding to the configuration's `vocab_size` is not needed: the tokenizer may be smaller, never larger.
+/// silent), in f32. An encoder's folder has no head: that is the task's, and is drawn when training begins. Its tokenizer parts two sentences. A padding to the configuration's `vocab_size` is not needed: the tokenizer may be smaller, never larger.
 ///
 /// # Errors
 /// When a file cannot be read or written, or tokenizer and model do not fit.
@@ -51,21 +51,25 @@ pub fn init_folder(settings: &InitSettings, out: &Path) -> Result<InitReport, Ru
     let config = settings.model.as_deref().map(read_json).transpose().map_err(RunError::Config)?;
     let wanted = config.as_ref().and_then(|config| config.get("vocab_size")).and_then(Value::as_u64);
     let vocab_size = settings.vocab_size.or(wanted.map(|size| size as usize)).unwrap_or(VOCABULARY);
-    if !settings.text.is_empty() && vocab_size < SMALLEST_VOCABULARY {
-        return Err(RunError::Usage(format!(
-            "a vocabulary of {vocab_size} tokens cannot hold all bytes: choose at least {SMALLEST_VOCABULARY}"
-        )));
-    }
     let staging = Staging::create(out)?;
     let folder = staging.path();
     let mut report = InitReport { out: out.to_owned(), vocab_size: None, parameters: None };
+    let mut marks = Marks::Begin;
     if let Some(config) = &config {
         let text = serde_json::to_string_pretty(config).unwrap_or_default() + "\n";
         write_file(&folder.join("config.json"), text.as_bytes())?;
-        report.parameters = Some(write_weights(folder, config, settings.seed)?);
+        let shape = read_folder_config(folder).map_err(|error| RunError::Load(error.into()))?;
+        marks = if shape.labels.is_some() { Marks::Sentences } else { Marks::Begin };
+        report.parameters = Some(write_weights(folder, &shape, settings.seed)?);
     }
     if !settings.text.is_empty() {
-        let tokenizer: TrainedTokenizer = train_tokenizer(&settings.text, vocab_size)?;
+        let smallest = marks.smallest_vocabulary();
+        if vocab_size < smallest {
+            return Err(RunError::Usage(format!(
+                "a vocabulary of {vocab_size} tokens cannot hold all bytes: choose at least {smallest}"
+            )));
+        }
+        let tokenizer: TrainedTokenizer = train_tokenizer(&settings.text, vocab_size, marks)?;
         if let Some(rows) = wanted.filter(|&rows| tokenizer.vocab_size > rows as usize) {
             return Err(RunError::Usage(format!(
                 "the tokenizer has {} tokens and the model's vocab_size is {rows}: choose --vocab-size up to {rows}",
@@ -82,19 +86,23 @@ pub fn init_folder(settings: &InitSettings, out: &Path) -> Result<InitReport, Ru
 }
 
 /// Writes random weights for the `config.json` of `folder`; the number of parameters.
-fn write_weights(folder: &Path, raw: &serde_json::Map<String, Value>, seed: u64) -> Result<usize, RunError> {
-    let config = read_folder_config(folder).map_err(|error| RunError::Load(error.into()))?;
-    let range = raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
-    let specs = config.inventory().into_iter().map(|(name, shape)| TensorSpec::new(name, Dtype::F32, shape));
+fn write_weights(folder: &Path, config: &ModelConfig, seed: u64) -> Result<usize, RunError> {
+    let (range, head) = (config.initializer_range, config.head_sites());
+    let modules = || config.modules().into_iter().filter(|site| !head.contains(site));
+    let pieces: Vec<(String, Vec<usize>)> = modules()
+        .flat_map(|site| site.own().into_iter().map(move |(name, shape)| (format!("{}.{name}", site.name), shape)))
+        .collect();
+    let parameters = pieces.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let specs = pieces.into_iter().map(|(name, shape)| TensorSpec::new(name, Dtype::F32, shape));
     let mut writer = TensorWriter::create(&folder.join("model.safetensors"), &default_metadata(), specs.collect())?;
-    for site in config.modules() {
+    for site in modules() {
         for (name, _) in site.own() {
             let values = initial_values::<f32>(&site, name, range, seed);
             writer.write_values(&format!("{}.{name}", site.name), &values)?;
         }
     }
     writer.finish()?;
-    Ok(config.parameters())
+    Ok(parameters)
 }
 
 /// A commented configuration to start from.

@@ -18,6 +18,7 @@ mod init;
 mod inspect;
 mod memory;
 mod merge;
+mod objective;
 mod plan;
 pub(crate) mod report;
 mod run_folder;

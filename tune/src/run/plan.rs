@@ -5,7 +5,8 @@ use std::path::Path;
 use super::samples::within;
 use super::{ModelDtype, RunConfig, RunError};
 use crate::config::read_json;
-use crate::model::{Cost, ModelConfig, Training, read_folder_config, resolve};
+use crate::data::objective::{Objective, Outcome};
+use crate::model::{Cost, ModelConfig, Training, resolve};
 use crate::weights::Dtype;
 
 /// Sites of one entry that have the same module name and shape.
@@ -54,6 +55,8 @@ pub struct PlanReport {
     pub base_parameters: usize,
     /// The entries.
     pub adapters: Vec<PlannedAdapter>,
+    /// What an encoder is trained for, and what it answers; none for a decoder, and without data.
+    pub whole: Option<(Objective, Outcome)>,
     /// The part of the run's settings that the cost below assumes.
     pub training: Training,
     /// Operations and bytes.
@@ -82,7 +85,7 @@ impl PlanReport {
 /// # Errors
 /// When the model's configuration cannot be read or the adapters do not fit it.
 pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
-    let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
+    let model = config.model_config()?;
     let config = &within(config, &model);
     let sites = model.attachable();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
@@ -112,16 +115,18 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
         adapters.push(PlannedAdapter { method: attachment.method.name(), shapes, sites: names });
     }
     let length = config.data.as_ref().map_or(2048, |data| data.options.max_length).min(model.max_length);
+    let data = config.data.as_ref().filter(|data| data.objective.is_of_whole_rows());
+    let whole = data.and_then(|data| Some((data.objective, data.task.outcome?)));
     let training = Training {
         tokens: length * config.fit.batch,
         length,
-        labels: length * config.fit.batch,
+        labels: if whole.is_some() { config.fit.batch } else { length * config.fit.batch },
         number_bytes: if config.dtype == ModelDtype::F64 { 8 } else { 4 },
         weight_bytes: weight_bytes(config.dtype, &config.model)?,
         recompute: config.fit.recompute,
     };
     let cost = Cost::of(&model, &config.attachments, &chosen, training);
-    Ok(PlanReport { base_parameters: model.parameters(), model, adapters, training, cost })
+    Ok(PlanReport { base_parameters: model.parameters(), model, adapters, whole, training, cost })
 }
 
 /// Bytes a stored weight takes in memory: `auto` goes by the type that `config.json` names.

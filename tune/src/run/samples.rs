@@ -15,11 +15,12 @@ use crate::model::{ModelConfig, head_entry};
 pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Dataset, RunError> {
     let data = config.data()?;
     let mut options = data.options;
-    if data.task.generates {
+    if data.task.generates && !data.objective.is_of_whole_rows() {
         options.max_length = options.max_length.saturating_sub(data.max_new_tokens);
     }
     let chat = chat(config)?;
-    let dataset = Dataset::load(data.task, &data.path, data.counts, tokenizer, &options, chat.as_ref())?;
+    let dataset =
+        Dataset::load(data.task, &data.path, data.counts, tokenizer, &options, chat.as_ref(), data.objective)?;
     let vocab_size = model.vocab_size;
     let beyond = [&dataset.train, &dataset.dev, &dataset.test]
         .into_iter()

@@ -17,7 +17,7 @@ use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{Examination, mean_loss};
 use crate::hub::Need;
-use crate::model::{Cost, Decoder, WantedHead, load_with_head, read_folder_config, resolve};
+use crate::model::{Cost, Decoder, load_with_head, resolve};
 use crate::tensor::{Real, Workspace};
 use crate::train::{AdamW, Event, FitError, Host, State, StepReport, Summary, Validation, fit};
 use crate::weights::{Staging, write_file};
@@ -115,8 +115,7 @@ fn newest(config: &RunConfig, out: &Path) -> Result<Option<(Checkpoint, PathBuf)
     let newest = list_checkpoints(out)?.pop();
     // a run that was stopped before its first checkpoint has nothing to lose but its logs
     if out.join("config.toml").exists() {
-        let model = read_folder_config(&config.model).map_err(|error| RunError::Load(error.into()))?;
-        check_same_run(&samples::within(config, &model), out)?;
+        check_same_run(&samples::within(config, &config.model_config()?), out)?;
     } else if newest.is_some() || !is_begun(out)? {
         return Err(RunError::NotARun { path: out.to_owned() });
     }
@@ -141,7 +140,9 @@ struct Prepared {
 
 fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     let mut plan = plan(config)?;
-    needs_decoder(&plan.model, "be trained on tokens")?;
+    if plan.whole.is_none() {
+        needs_decoder(&plan.model, "be trained on tokens")?;
+    }
     if let Some(model) = &config.hub {
         snapshot(model, Need::Weights)?;
     }
@@ -184,9 +185,8 @@ impl Prepared {
             folder.check_entries(&config.attachments)?;
             folder.check(&self.plan.model.attachable(), &self.chosen)?;
         }
+        let mut model: Decoder<T> = load_with_head(&config.model, config.dtype.stored_as(), config.wanted_head())?;
         let seed = config.fit.seed;
-        let head = self.plan.model.labels.map(|labels| WantedHead { labels, seed });
-        let mut model: Decoder<T> = load_with_head(&config.model, config.dtype.stored_as(), head)?;
         workspace.run(|| {
             model.attach(&config.attachments, &self.chosen, seed, |entry, site, parameters| {
                 filling.map_or(Ok(()), |folder| folder.fill(entry, site, parameters))
@@ -266,12 +266,12 @@ impl<T: Real> Host<T> for Session<'_, T> {
         let dev = &dataset.dev.encoded;
         let examined = self.exam.as_ref().map(|exam| exam.run(model, tokenizer, self.workspace)).transpose()?;
         let tokens = plan.training.length * config.fit.batch;
-        // a choice's own loss is that of its candidates
+        // the loss of a choice is that of its candidates, an encoder's that of its head
         let loss = match examined.as_ref().and_then(|examined| examined.loss) {
             Some(loss) => Some(loss),
             None => mean_loss(model, dev, tokens, self.workspace),
         };
-        let means = examined.and_then(|examined| examined.means(|_| true)).unwrap_or_default();
+        let means = examined.and_then(|examined| examined.means(&dataset.dev.examples, |_| true)).unwrap_or_default();
         let metrics = means.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Ok(loss.map(|loss| Validation { loss, metrics }))
     }

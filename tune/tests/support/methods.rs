@@ -128,6 +128,7 @@ pub const ROWS: &[Row] = &[
     row("parallel", r#"{"bottleneck": 5, "scale": 2.0, "activation": "gelu"}"#, Start::Exact, true, |d_in, d_out| {
         5 * (d_in + d_out)
     }),
+    row("loha", r#"{"r": 2, "alpha": 3.0}"#, Start::Exact, true, |d_in, d_out| 4 * (d_in + d_out)),
     row("magnitude", "{}", Start::Rounded, false, |_, d_out| d_out),
 ];
 

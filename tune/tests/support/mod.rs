@@ -6,6 +6,7 @@
 // each suite is a program of its own and uses its part of this file
 #![allow(dead_code)]
 
+pub mod diagonal;
 pub mod forest;
 pub mod golden;
 pub mod methods;

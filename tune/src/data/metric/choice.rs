@@ -10,6 +10,7 @@ pub const ACCURACY: Metric = Metric {
     name: "accuracy",
     summary: "whether the chosen candidate is the row's completion",
     needs: Needs::Candidates,
+    together: None,
     score: |prediction, example| value(strip(prediction) == strip(&example.completion)),
 };
 

@@ -14,6 +14,7 @@ pub const MATH: Metric = Metric {
     name: "math",
     summary: "`option` where the answer is a letter from A to E, else `number`",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| (if is_option(example) { OPTION } else { NUMBER }.score)(prediction, example),
 };
 
@@ -22,6 +23,7 @@ pub const REFERENCE_MATH: Metric = Metric {
     name: "reference-math",
     summary: "as the authors' program: `reference-option` where the answer is a letter, else `reference-number`",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         (if is_option(example) { REFERENCE_OPTION } else { REFERENCE_NUMBER }.score)(prediction, example)
     },

@@ -1,6 +1,7 @@
 //! Metrics: how right a prediction is, one file a kind and one row of the table each.
 //!
-//! A metric gives one row a value from 0 to 1, and its mean over rows is what tables print. A prediction is the text
+//! A metric gives one row a value from 0 to 1, and its mean over rows is what tables print; a few are functions of all
+//! rows together instead. A prediction is the text
 //! that was generated behind the prompt, or, where a row has candidates, the text of the one chosen. How predictions
 //! are made is left to the rooms above; which metrics suit a task, to the task. Names with `reference-` measure as the
 //! authors' program does, mistakes included, and exist to compare like with like.
@@ -8,6 +9,8 @@
 //! To add a metric: its function and constant in a file, and a row in [`METRICS`].
 
 mod choice;
+mod classes;
+mod correlation;
 mod math;
 mod number;
 mod option;
@@ -18,6 +21,8 @@ use super::example::Example;
 use crate::config::nearest;
 
 pub use choice::ACCURACY;
+pub use classes::{CLASS_F1, MATTHEWS};
+pub use correlation::{PEARSON, SPEARMAN};
 pub use math::{MATH, REFERENCE_MATH};
 pub use number::{NUMBER, REFERENCE_NUMBER};
 pub use option::{OPTION, REFERENCE_OPTION};
@@ -33,7 +38,9 @@ pub struct Metric {
     pub summary: &'static str,
     /// What a row must have for it.
     pub needs: Needs,
-    /// The value of one row, from 0 (wrong) to 1 (right), of a prediction; the mean over rows is the metric.
+    /// The value of rows, each with its prediction, where it is made of all of them together; none: the mean of the rows' own values.
+    pub together: Option<fn(&[(&str, &Example)]) -> f64>,
+    /// The value of one row, from 0 (wrong) to 1 (right), of a prediction; NaN where only rows together have one.
     pub score: fn(prediction: &str, example: &Example) -> f64,
 }
 
@@ -54,11 +61,36 @@ impl Metric {
             Needs::Answers => !example.answers.is_empty(),
         }
     }
+
+    /// The value over some rows, each with its prediction; 0 without rows.
+    pub fn over(&self, rows: &[(&str, &Example)]) -> f64 {
+        match self.together {
+            Some(together) => together(rows),
+            None => {
+                let sum: f64 = rows.iter().map(|(prediction, example)| (self.score)(prediction, example)).sum();
+                sum / rows.len().max(1) as f64
+            }
+        }
+    }
 }
 
 /// Every metric.
-pub const METRICS: &[&Metric] =
-    &[&F1, &EM, &DROP_F1, &ACCURACY, &NUMBER, &OPTION, &MATH, &REFERENCE_NUMBER, &REFERENCE_OPTION, &REFERENCE_MATH];
+pub const METRICS: &[&Metric] = &[
+    &F1,
+    &EM,
+    &DROP_F1,
+    &ACCURACY,
+    &CLASS_F1,
+    &MATTHEWS,
+    &PEARSON,
+    &SPEARMAN,
+    &NUMBER,
+    &OPTION,
+    &MATH,
+    &REFERENCE_NUMBER,
+    &REFERENCE_OPTION,
+    &REFERENCE_MATH,
+];
 
 /// There is no metric of this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +149,14 @@ mod tests {
         }
         let error = find("f2").unwrap_err().to_string();
         assert!(error.starts_with("unknown metric `f2`, did you mean `f1`?: the metrics are f1, em"), "{error}");
+    }
+
+    #[test]
+    fn a_metric_of_single_rows_is_their_mean() {
+        let row = |text: &str| Example { completion: text.to_string(), ..Example::default() };
+        let (a, b) = (row("a b"), row("c"));
+        assert_eq!(EM.over(&[("a b", &a), ("d", &b)]), 0.5);
+        assert_eq!(EM.over(&[]), 0.0);
     }
 
     #[test]

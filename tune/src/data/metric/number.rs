@@ -10,6 +10,7 @@ pub const NUMBER: Metric = Metric {
     name: "number",
     summary: "whether the last number of the text is the answer, to 5e-5; a text without a number is wrong",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let is_right = |(predicted, answer): (f64, f64)| (predicted - answer).abs() < TOLERANCE;
         let pairs = right_answers(example).iter().filter_map(|answer| last_number(prediction).zip(gold(answer)));
@@ -24,6 +25,7 @@ pub const REFERENCE_NUMBER: Metric = Metric {
     name: "reference-number",
     summary: "as the authors' program: any number not below the answer is right, and so is a text without a number",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let predicted = last_number(prediction).unwrap_or(f64::INFINITY);
         let answers = right_answers(example).iter().filter_map(|answer| gold(answer));
@@ -44,7 +46,7 @@ fn last_number(text: &str) -> Option<f64> {
 }
 
 /// The number that an answer is, or the last that it mentions.
-fn gold(answer: &str) -> Option<f64> {
+pub(super) fn gold(answer: &str) -> Option<f64> {
     let whole = strip(answer).parse().ok().filter(|number: &f64| number.is_finite());
     whole.or_else(|| last_number(answer))
 }

@@ -7,6 +7,7 @@ pub const OPTION: Metric = Metric {
     name: "option",
     summary: "whether the last of the capital letters A to E in the text is the answer",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let chosen = last_option(prediction);
         best(right_answers(example).iter().map(|answer| value(chosen.is_some() && chosen == last_option(answer))))
@@ -19,6 +20,7 @@ pub const REFERENCE_OPTION: Metric = Metric {
     name: "reference-option",
     summary: "as the authors' program: whether the first capital letter among A to I and K in the text is the answer",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let chosen = prediction.chars().find(|c| matches!(c, 'A'..='I' | 'K'));
         best(right_answers(example).iter().map(|answer| value(chosen.is_some() && chosen == last_option(answer))))

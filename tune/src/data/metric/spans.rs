@@ -14,6 +14,7 @@ pub const DROP_F1: Metric = Metric {
     name: "drop-f1",
     summary: "the official F1 of DROP: numbers must match, several spans are averaged; the best over the listed answers",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let predicted = bag(prediction);
         if example.answer_spans.is_empty() {

@@ -15,6 +15,7 @@ pub const F1: Metric = Metric {
     name: "f1",
     summary: "token F1 of the texts without case, punctuation and articles, the best over the listed answers",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let predicted = plain(prediction);
         best(right_answers(example).iter().map(|answer| token_f1(&predicted, &plain(answer))))
@@ -26,6 +27,7 @@ pub const EM: Metric = Metric {
     name: "em",
     summary: "whether the text equals a listed answer without case, punctuation and articles",
     needs: Needs::Answers,
+    together: None,
     score: |prediction, example| {
         let predicted = plain(prediction);
         best(right_answers(example).iter().map(|answer| value(predicted == plain(answer))))

@@ -21,6 +21,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Template,
     extensions: EXTENSIONS,
     objective: Objective::Choice,
+    outcome: None,
     metrics: &[&ACCURACY],
     generates: false,
     max_new_tokens: MAX_NEW_TOKENS,

@@ -22,6 +22,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Template,
     extensions: EXTENSIONS,
     objective: Objective::Lm,
+    outcome: None,
     metrics: &[&F1, &EM, &DROP_F1],
     generates: true,
     max_new_tokens: MAX_NEW_TOKENS,

@@ -19,6 +19,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Exact,
     extensions: EXTENSIONS,
     objective: Objective::Lm,
+    outcome: None,
     metrics: &[&ACCURACY, &F1, &EM],
     generates: false,
     max_new_tokens: MAX_NEW_TOKENS,

@@ -23,6 +23,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Template,
     extensions: EXTENSIONS,
     objective: Objective::Lm,
+    outcome: None,
     metrics: &[&MATH],
     generates: true,
     // Almost no worked solution of MATH10K ends within the authors' 50 tokens, nine of ten within these.

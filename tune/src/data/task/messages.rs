@@ -19,6 +19,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Chat,
     extensions: EXTENSIONS,
     objective: Objective::Lm,
+    outcome: None,
     metrics: &[],
     generates: false,
     // A chat model's answer is prose, not a phrase.

@@ -9,6 +9,7 @@
 mod commonsense;
 mod drop;
 mod files;
+mod glue;
 mod instruction;
 mod jsonl;
 mod math;
@@ -21,7 +22,7 @@ pub(super) use files::no_train_file;
 use super::encode::Form;
 use super::example::Example;
 use super::metric::Metric;
-use super::objective::Objective;
+use super::objective::{Objective, Outcome};
 use crate::config::nearest;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub struct Task {
     pub extensions: &'static [&'static str],
     /// What it trains for unless the configuration says otherwise.
     pub objective: Objective,
+    /// What an encoder answers a row with; none: the task is not for encoders.
+    pub outcome: Option<Outcome>,
     /// The metrics that suit it, the one that validation goes by first; those of which the rows have what is needed
     /// count, see [`metrics_for`](Self::metrics_for). None: only the loss is measured.
     pub metrics: &'static [&'static Metric],
@@ -56,7 +59,19 @@ pub struct Task {
 const MAX_NEW_TOKENS: usize = 50;
 
 /// Every task.
-pub const TASKS: &[Task] = &[jsonl::TASK, text::TASK, drop::TASK, commonsense::TASK, math::TASK, messages::TASK];
+pub const TASKS: &[Task] = &[
+    jsonl::TASK,
+    text::TASK,
+    drop::TASK,
+    commonsense::TASK,
+    math::TASK,
+    messages::TASK,
+    glue::RTE,
+    glue::SST2,
+    glue::MRPC,
+    glue::COLA,
+    glue::STSB,
+];
 
 impl Task {
     /// The metrics that all of the rows have what is needed for; none without rows.

@@ -1,4 +1,5 @@
-//! Rows of JSON: files of one object a line or of an array of objects, and the typed fields of an object.
+//! Rows of JSON: files of one object a line or of an array of objects, and the typed fields of an object. Tables of
+//! columns with tabs between them are read into the same fields.
 //!
 //! It is here so that every task refuses what it cannot read in the same words, all rows at once. Which fields a row
 //! has is left to the tasks.
@@ -112,6 +113,40 @@ pub(super) fn load_rows(path: &Path, read: impl Fn(&mut Fields) -> Example) -> R
     };
     let rows = json_rows(path, without_mark(&bytes))?;
     collect(path, rows.into_iter().map(|(line, value)| (line, row(value))))
+}
+
+/// Reads a table: lines of columns with tabs between them and no quoting, the first of them the columns' names.
+///
+/// With `columns`, a table whose first line holds none of these names has these columns, and no line of names.
+///
+/// # Errors
+/// As [`load_rows`]; a line with another number of columns is malformed.
+pub(super) fn load_table(
+    path: &Path,
+    columns: &[&str],
+    read: impl Fn(&mut Fields) -> Example,
+) -> Result<Vec<Example>, TaskError> {
+    let bytes = read_bytes(path)?;
+    let lines = without_mark(&bytes).split(|byte| *byte == b'\n').enumerate();
+    let mut lines = lines.map(|(i, line)| (i + 1, line.strip_suffix(b"\r").unwrap_or(line))).peekable();
+    let Some((_, first)) = lines.peek() else { return collect(path, []) };
+    let first = String::from_utf8_lossy(first).into_owned();
+    let named: Vec<&str> = first.split('\t').map(str::trim).collect();
+    let has_names = columns.is_empty() || named.iter().any(|name| columns.contains(name));
+    let names = if has_names { &named[..] } else { columns };
+    let row = |line: &[u8]| {
+        let line = std::str::from_utf8(line).map_err(|_| "not UTF-8 text: save the file as UTF-8".to_string())?;
+        let cells = line.split('\t').count();
+        if cells != names.len() {
+            return Err(format!("expected {} columns with tabs between them, got {cells}", names.len()));
+        }
+        let cell = |(name, cell): (&&str, &str)| (name.to_string(), Value::from(cell));
+        let mut fields = Fields::new(names.iter().zip(line.split('\t')).map(cell).collect());
+        let example = read(&mut fields);
+        fields.finish().map(|()| example)
+    };
+    let filled = lines.skip(usize::from(has_names)).filter(|(_, line)| !line.is_empty());
+    collect(path, filled.map(|(i, line)| (i, row(line))))
 }
 
 /// The rows, or every problem with them.

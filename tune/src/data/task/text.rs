@@ -16,6 +16,7 @@ pub(super) const TASK: Task = Task {
     form: Form::Windows,
     extensions: EXTENSIONS,
     objective: Objective::Lm,
+    outcome: None,
     metrics: &[],
     generates: false,
     max_new_tokens: MAX_NEW_TOKENS,
