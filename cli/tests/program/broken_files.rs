@@ -33,7 +33,10 @@ fn missing_files_are_named() {
     refused_after(|w| std::fs::remove_dir_all(w.path("model")).expect("a model"), &["model/config.json"]);
     refused_after(|w| remove(w, "model/config.json"), &["model/config.json"]);
     refused_after(|w| remove(w, "model/tokenizer.json"), &["no tokenizer in model: there is no tokenizer.json"]);
-    refused_after(|w| remove(w, "model/model.safetensors"), &["model holds none of model.safetensors, pytorch_model.bin"]);
+    refused_after(
+        |w| remove(w, "model/model.safetensors"),
+        &["model holds none of model.safetensors, pytorch_model.bin"],
+    );
     refused_after(|w| remove(w, "sums.jsonl"), &["cannot read sums.jsonl"]);
     let workshop = Workshop::new();
     workshop.add_model("llama_bf16_sharded", "model");
