@@ -10,6 +10,7 @@ mod demo;
 mod encoder;
 mod fixture;
 mod generate;
+mod glue;
 mod hub;
 mod methods;
 mod peft;

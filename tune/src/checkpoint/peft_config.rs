@@ -135,9 +135,11 @@ impl AdapterConfig {
         }
         let classifies = section.one_of("task_type", &[(PREDICTS, false), (CLASSIFIES, true)]).or(false);
         let mut saved = section.strings("modules_to_save").or_default();
-        // PEFT writes the two names that classes give their heads, whichever the model has
-        if classifies && saved == ["classifier", "score"] {
-            saved.pop();
+        // PEFT adds the two names that classes give their heads, whichever the model has, to those that are there
+        if classifies && saved.iter().any(|name| name == "classifier") {
+            saved.retain(|name| name != "score");
+            saved.sort_unstable();
+            saved.dedup();
         }
         section.only("layers_pattern", &[json!("layers"), json!(["layers"])]);
         section.only("bias", &[json!("none")]);

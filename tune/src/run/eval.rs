@@ -108,7 +108,7 @@ pub fn eval(folder: &Path, base: Option<&Path>, settings: &EvalSettings) -> Resu
         answers.rule = answers.rule.or(data.answers.rule);
         (options, seed) = (data.options, data.counts.seed);
     }
-    let objective = objective_of(task, &source.config)?;
+    let objective = objective_of(task, &source)?;
     if objective.is_of_whole_rows() && options.truncation != Truncation::Refuse {
         options.truncation = Truncation::LongestFirst;
     }
@@ -143,12 +143,17 @@ fn drawn(rows: Vec<Example>, limit: Option<usize>, seed: u32) -> Vec<Example> {
 }
 
 /// How the model answers the task's rows: an encoder as whole rows, with a head that fits.
-fn objective_of(task: &Task, model: &ModelConfig) -> Result<Objective, RunError> {
+fn objective_of(task: &Task, source: &Source) -> Result<Objective, RunError> {
+    let model = &source.config;
     let (Some(outcome), Some(labels)) = (task.outcome, model.labels) else {
         needs_decoder(model, "answer in tokens")?;
         return Ok(task.objective);
     };
     match outcome.outputs() {
+        _ if !source.has_head()? => Err(RunError::Usage(format!(
+            "{} holds no head over whole sequences: measure a run, or a folder that was trained",
+            source.base.display()
+        ))),
         wanted if wanted != labels => Err(RunError::Load(LoadError::Labels { labels, wanted })),
         _ => Ok(outcome.objective()),
     }

@@ -55,7 +55,13 @@ pub fn score(
         ScoreInput::Tokens(_) => Tokenizer::from_folder(&source.base).ok(),
         _ => Some(Tokenizer::from_folder(&source.base)?),
     };
-    let encode = |text: &str| tokenizer.as_ref().map_or(Ok(Vec::new()), |tokenizer| tokenizer.encode(text));
+    // a head over whole sequences reads a text as its template prints it, end tokens included
+    let is_encoder = source.config.labels.is_some();
+    let encode = |text: &str| match &tokenizer {
+        Some(tokenizer) if is_encoder => tokenizer.encode_template(text),
+        Some(tokenizer) => tokenizer.encode(text),
+        None => Ok(Vec::new()),
+    };
     let tokens = match input {
         ScoreInput::Tokens(tokens) => tokens.clone(),
         ScoreInput::Text(text) => encode(text)?,
@@ -64,11 +70,10 @@ pub fn score(
             encode(&text)?
         }
     };
-    let decoder = source.config.labels.is_none();
     if tokens.is_empty() {
         return Err(RunError::Usage("scoring needs a token".into()));
     }
-    if decoder && tokens.len() < 2 {
+    if !is_encoder && tokens.len() < 2 {
         return Err(RunError::Usage("scoring needs at least two tokens: each is scored given those before it".into()));
     }
     let (vocab_size, max_length) = (source.config.vocab_size, source.config.max_length);

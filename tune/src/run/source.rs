@@ -8,6 +8,7 @@ use crate::checkpoint::{AdapterFolder, Change};
 use crate::hub::Need;
 use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config};
 use crate::tensor::{Real, Workspace};
+use crate::weights::TensorFiles;
 
 /// A base model, with or without an adapter.
 pub struct Source {
@@ -55,6 +56,16 @@ impl Source {
             config.labels = adapter.shape(&output, "weight").and_then(|shape| shape.first().copied()).or(config.labels);
         }
         Ok(Self { base, config, adapter, dtype })
+    }
+
+    /// Whether a head over whole sequences was trained: it lies with the adapter or in the base folder.
+    ///
+    /// # Errors
+    /// When the base's tensor files cannot be opened.
+    pub fn has_head(&self) -> Result<bool, RunError> {
+        let Some(output) = self.config.head_sites().pop() else { return Ok(false) };
+        let trained = self.adapter.as_ref().is_some_and(|(_, adapter)| adapter.shape(&output, "weight").is_some());
+        Ok(trained || TensorFiles::open_folder(&self.base)?.get(&format!("{}.weight", output.name)).is_some())
     }
 
     /// What the adapter makes of the base's weights.

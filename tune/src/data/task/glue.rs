@@ -189,7 +189,10 @@ impl Kind {
             let is_named =
                 |(index, (name, _)): (usize, &(&str, &str))| label.trim() == *name || label.trim() == index.to_string();
             match self.classes.iter().enumerate().position(is_named) {
-                Some(class) => completion.clone_from(&candidates[class]),
+                Some(class) => {
+                    completion.clone_from(&candidates[class]);
+                    answers.push(candidates[class].trim().to_string());
+                }
                 None => {
                     let names: Vec<&str> = self.classes.iter().map(|(name, _)| *name).collect();
                     row.problem(format!("the label must be one of {}, or its number from 0", names.join(", ")));
