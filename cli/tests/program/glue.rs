@@ -7,17 +7,18 @@ use super::fixture::{Workshop, read_tensors};
 
 const ENCODER: &str = r#"{ "model_type": "roberta", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
-    "layer_norm_eps": 1e-5, "hidden_act": "gelu", "initializer_range": 0.2 }"#;
+    "layer_norm_eps": 1e-5, "hidden_act": "gelu", "initializer_range": 0.2,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0 }"#;
 
 const LORA: &str = "type = \"lora\"\nr = 2\nsites = [\"query\", \"value\"]\n";
 const QUANTA: &str = "type = \"quanta\"\ndims = [4, 4]\nsites = [\"query\", \"value\"]\n";
 
-/// Pairs of sentences: the same animal twice, or two.
+/// Pairs of sentences about animals; those whose first is a cat belong together.
 fn pairs(rows: usize, label: impl Fn(bool) -> &'static str, name: &str) -> String {
     let animals = ["cat", "dog", "bird"];
     let row = |i: usize| {
         let (first, second) = (animals[i % 3], animals[(i / 3) % 3]);
-        format!("{i}\tthe {first} sat .\ta {second} sat .\t{}\n", label(first == second))
+        format!("{i}\tthe {first} sat .\ta {second} sat .\t{}\n", label(first == "cat"))
     };
     format!("index\tsentence1\tsentence2\t{name}\n") + &(0..rows).map(row).collect::<String>()
 }
@@ -25,8 +26,8 @@ fn pairs(rows: usize, label: impl Fn(bool) -> &'static str, name: &str) -> Strin
 /// A folder with an encoder and its tokenizer, and the rows of two tasks.
 fn workshop() -> Workshop {
     let workshop = Workshop::empty();
-    let entailment = |same| if same { "entailment" } else { "not_entailment" };
-    let similarity = |same| if same { "5.000" } else { "1.5" };
+    let entailment = |together| if together { "entailment" } else { "not_entailment" };
+    let similarity = |together| if together { "5.000" } else { "1.5" };
     for (task, text) in [("rte", pairs(36, entailment, "label")), ("stsb", pairs(36, similarity, "score"))] {
         workshop.write(&format!("{task}/train.tsv"), &text);
         workshop.write(&format!("{task}/dev.tsv"), &text);
@@ -42,7 +43,7 @@ fn workshop() -> Workshop {
 fn config(task: &str, adapter: &str) -> String {
     format!(
         "[model]\npath = \"model\"\n[data]\ntask = \"{task}\"\npath = \"{task}\"\ndev = 36\n[[adapter]]\n{adapter}\
-         [train]\nlr = 1e-2\nsteps = 60\neval_every = 30\nbatch = 6\nseed = 3\n"
+         [train]\nlr = 1e-2\nsteps = 150\neval_every = 50\nbatch = 6\nseed = 3\n"
     )
 }
 
@@ -80,6 +81,7 @@ fn an_encoder_learns_classes_and_numbers() {
             }
         }
     }
+    workshop.refused(&["eval", "rte-lora"], 1, &["has no test split, only train and dev"]);
     // a merged folder holds the head and gives the same answers
     workshop.run(&["merge", "rte-lora", "--out", "merged"]);
     let [run, merged] = [&["eval", "rte-lora"][..], &["eval", "merged", "--task", "rte", "--data", "rte"]]
@@ -119,7 +121,8 @@ fn a_continued_run_gives_the_same_bits() {
         std::fs::remove_dir_all(workshop.path(&format!("part/checkpoints/step-{step}"))).expect("a checkpoint");
     }
     workshop.run(&["train", "part/config.toml", "--out", "part", "--resume"]);
-    assert!(workshop.files("part/checkpoints/step-12") == workshop.files("whole/checkpoints/step-12"));
+    let moments = |run: &str| workshop.files(&format!("{run}/checkpoints/step-12"))["moments.safetensors"].clone();
+    assert!(moments("part") == moments("whole"));
     assert!(workshop.files("part/adapter") == workshop.files("whole/adapter"));
     // the complete configuration trains the same again, its head's entry included
     workshop.train("whole/config.toml", "again", &[]);
@@ -163,9 +166,8 @@ fn what_does_not_fit_is_refused() {
     workshop.write("plain.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
     let plain = text.replace("\"rte\"\npath = \"rte\"\ndev = 36", "\"jsonl\"\npath = \"plain.jsonl\"");
     workshop.refused_training(&plain, 1, &["encoder", "choose a decoder"]);
-    let measure = |split| ["eval", "model", "--task", "rte", "--data", "rte", "--split", split];
-    workshop.refused(&measure("dev"), 2, &["holds no head over whole sequences"]);
-    workshop.refused(&measure("test"), 1, &["has no test split, only train and dev"]);
+    let measure = ["eval", "model", "--task", "rte", "--data", "rte", "--split", "dev"];
+    workshop.refused(&measure, 2, &["holds no head over whole sequences"]);
 }
 
 #[test]
