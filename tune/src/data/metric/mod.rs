@@ -29,6 +29,9 @@ pub use option::{OPTION, REFERENCE_OPTION};
 pub use spans::DROP_F1;
 pub use text::{EM, F1};
 
+/// The value of rows together: each with its prediction.
+pub type Together = fn(&[(&str, &Example)]) -> f64;
+
 /// One metric.
 #[derive(Debug)]
 pub struct Metric {
@@ -39,7 +42,7 @@ pub struct Metric {
     /// What a row must have for it.
     pub needs: Needs,
     /// The value of rows, each with its prediction, where it is made of all of them together; none: the mean of the rows' own values.
-    pub together: Option<fn(&[(&str, &Example)]) -> f64>,
+    pub together: Option<Together>,
     /// The value of one row, from 0 (wrong) to 1 (right), of a prediction; NaN where only rows together have one.
     pub score: fn(prediction: &str, example: &Example) -> f64,
 }
