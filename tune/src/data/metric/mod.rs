@@ -29,7 +29,7 @@ pub use option::{OPTION, REFERENCE_OPTION};
 pub use spans::DROP_F1;
 pub use text::{EM, F1};
 
-/// The value of rows together: each with its prediction.
+/// The value of many rows, each with its prediction.
 pub type Together = fn(&[(&str, &Example)]) -> f64;
 
 /// One metric.
