@@ -30,6 +30,60 @@ const LONGEST_FUNCTION: usize = 70;
 /// Where unsafe code may stand besides the circuit's kernels.
 const UNSAFE_FILES: [&str; 2] = ["tune/src/tensor/gemm.rs", "tune/src/weights/mmap.rs"];
 
+/// Names that may stand in one room alone, as code spells them: string constants or type paths.
+const NAMES: [(&str, &[&str]); 3] = [
+    (
+        "tune/src/adapter/",
+        &[
+            "\"quanta\"",
+            "\"lora\"",
+            "\"full\"",
+            "\"dora\"",
+            "\"mora\"",
+            "\"krona\"",
+            "\"loha\"",
+            "\"loretta-rep\"",
+            "\"loretta-adp\"",
+            "\"series\"",
+            "\"parallel\"",
+            "\"prefix\"",
+            "\"LOKR\"",
+            "\"PREFIX_TUNING\"",
+            "\"QUANTA\"",
+            "\"LORA\"",
+            "\"FULL\"",
+            "Method::Quanta",
+            "Method::Lora",
+            "Method::Full",
+        ],
+    ),
+    (
+        "tune/src/model/family/",
+        &["\"llama\"", "\"mistral\"", "\"qwen2\"", "\"qwen3\"", "\"gemma2\"", "\"gemma3_text\"", "\"roberta\""],
+    ),
+    (
+        "tune/src/data/task/",
+        &[
+            "jsonl::",
+            "text::TASK",
+            "drop::TASK",
+            "commonsense::",
+            "math::TASK",
+            "messages::",
+            "glue::",
+            "\"jsonl\"",
+            "\"drop\"",
+            "\"commonsense\"",
+            "\"messages\"",
+            "\"rte\"",
+            "\"sst2\"",
+            "\"mrpc\"",
+            "\"cola\"",
+            "\"stsb\"",
+        ],
+    ),
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace")
 }
@@ -176,66 +230,13 @@ fn unsafe_stands_only_in_kernel_files() {
     report(complaints);
 }
 
-/// How code outside of its room would spell a task.
-const TASK_WORDS: &[&str] = &[
-    "jsonl::",
-    "text::TASK",
-    "drop::TASK",
-    "commonsense::",
-    "math::TASK",
-    "messages::",
-    "glue::",
-    "\"jsonl\"",
-    "\"drop\"",
-    "\"commonsense\"",
-    "\"messages\"",
-    "\"rte\"",
-    "\"sst2\"",
-    "\"mrpc\"",
-    "\"cola\"",
-    "\"stsb\"",
-];
-
 #[test]
 fn methods_families_and_tasks_are_named_only_in_their_rooms() {
-    // a name as code spells it: a string constant or a type path
-    let rules: [(&str, &[&str]); 3] = [
-        (
-            "tune/src/adapter/",
-            &[
-                "\"quanta\"",
-                "\"lora\"",
-                "\"full\"",
-                "\"dora\"",
-                "\"mora\"",
-                "\"krona\"",
-                "\"loha\"",
-                "\"loretta-rep\"",
-                "\"loretta-adp\"",
-                "\"series\"",
-                "\"parallel\"",
-                "\"prefix\"",
-                "\"LOKR\"",
-                "\"PREFIX_TUNING\"",
-                "\"QUANTA\"",
-                "\"LORA\"",
-                "\"FULL\"",
-                "Method::Quanta",
-                "Method::Lora",
-                "Method::Full",
-            ],
-        ),
-        (
-            "tune/src/model/family/",
-            &["\"llama\"", "\"mistral\"", "\"qwen2\"", "\"qwen3\"", "\"gemma2\"", "\"gemma3_text\"", "\"roberta\""],
-        ),
-        ("tune/src/data/task/", TASK_WORDS),
-    ];
     let mut complaints = Vec::new();
     for (name, text) in
         sources().into_iter().filter(|(name, _)| name.starts_with("tune/src") || name.starts_with("cli/src"))
     {
-        for (home, words) in rules.iter().filter(|(home, _)| !name.starts_with(home)) {
+        for (home, words) in NAMES.iter().filter(|(home, _)| !name.starts_with(home)) {
             for line in code(&text) {
                 complaints.extend(
                     words
