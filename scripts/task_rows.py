@@ -145,6 +145,38 @@ def math(row):
     return {"prompt": prompt, "completion": f" {output}\n", "answers": [answer], "candidates": []}
 
 
+def classes(prompt, texts, names):
+    """A task of whole rows as a prompt: docs/config.md's templates; labels by number or by name."""
+
+    def build(row):
+        first = row.get("sentence1") or row.get("premise") or row.get("sentence")
+        second = row.get("sentence2") or row.get("hypothesis") or ""
+        label = str(row["label"])
+        gold = texts[names.index(label) if label in names else int(label)]
+        filled = prompt.format(first.strip(), second.strip())
+        return {"prompt": filled, "completion": gold, "answers": [gold.strip()], "candidates": texts}
+
+    return build
+
+
+def similarity(row):
+    first, second = row["sentence1"].strip(), row["sentence2"].strip()
+    label = row["score"] if "score" in row else row["label"]
+    question = "How similar are the two sentences, from 0.0 to 5.0?"
+    prompt = f"Sentence 1: {first}\nSentence 2: {second}\nQuestion: {question}\nAnswer:"
+    return {"prompt": prompt, "completion": f" {float(label):.1f}\n", "answers": [label if isinstance(label, str) else f"{label:g}"], "candidates": []}
+
+
+PAIR = "Sentence 1: {0}\nSentence 2: {1}\nQuestion: Do both sentences mean the same thing, yes or no?\nAnswer:"
+WHOLE = {
+    "rte": classes("{0}\nQuestion: {1} True or False?\nAnswer:", [" True", " False"], ["entailment", "not_entailment"]),
+    "sst2": classes("{0}\nQuestion: Is this sentence positive or negative?\nAnswer:", [" negative", " positive"], ["negative", "positive"]),
+    "mrpc": classes(PAIR, [" no", " yes"], ["not_equivalent", "equivalent"]),
+    "cola": classes("{0}\nQuestion: Is this sentence grammatically acceptable, yes or no?\nAnswer:", [" no", " yes"], ["unacceptable", "acceptable"]),
+    "stsb": similarity,
+}
+
+
 def jsonl(row):
     return {key: row.get(key, []) for key in ("prompt", "completion", "answers", "candidates")}
 
@@ -307,6 +339,41 @@ ROWS = {
         {"prompt": "", "completion": "no prompt at all.\n"},
         {"prompt": "émigré → ", "completion": "🙂 done."},
     ],
+    "rte": [
+        {"sentence1": "The dam at Lisk was built in 1884.", "sentence2": "Lisk has a dam.", "label": 0},
+        {"sentence1": " Three mills stood below it. ", "sentence2": "No mill stood there.", "label": 1},
+        {"premise": "Ara has 700 people.", "hypothesis": "Ara is empty.", "label": "not_entailment"},
+        {"sentence1": "Zoë said: \"no\".", "sentence2": "Zoë spoke.", "label": "entailment"},
+        {"sentence1": "It rained\tall day.", "sentence2": "It was wet", "label": "0"},
+    ],
+    "sst2": [
+        {"sentence": "a warm , funny film ", "label": 1},
+        {"sentence": "dull and far too long", "label": 0},
+        {"sentence": "not bad at all", "label": "positive"},
+        {"sentence": "the worst of émigré cinema", "label": "negative"},
+        {"sentence": "  two spaces", "label": "1"},
+    ],
+    "mrpc": [
+        {"sentence1": "The bridge fell in 1901.", "sentence2": "In 1901 the bridge fell.", "label": 1},
+        {"sentence1": "Sol paid 2 dollars.", "sentence2": "Sol was paid 2 dollars.", "label": 0},
+        {"sentence1": "Tia bakes rolls", "sentence2": "Rolls are baked by Tia", "label": "equivalent"},
+        {"sentence1": "Mo lent Kit a coat.", "sentence2": "Kit lent Mo a coat.", "label": "not_equivalent"},
+        {"sentence1": "One\u00a0two", "sentence2": "one two ", "label": "1"},
+    ],
+    "cola": [
+        {"sentence": "The jar did not fit in the tin.", "label": 1},
+        {"sentence": "The jar did not in the tin fit it.", "label": 0},
+        {"sentence": "Which hens lays eggs?", "label": "unacceptable"},
+        {"sentence": "Hens lay eggs.", "label": "acceptable"},
+        {"sentence": "Ned ran 1.5 miles .", "label": "1"},
+    ],
+    "stsb": [
+        {"sentence1": "A man plays a harp.", "sentence2": "A man plays a keyboard.", "label": 1.5},
+        {"sentence1": "A cat sleeps.", "sentence2": "The cat is asleep. ", "label": 4.75},
+        {"sentence1": "Rain.", "sentence2": "A boat.", "score": 0.25},
+        {"sentence1": "Same", "sentence2": "Same", "label": 5.0},
+        {"sentence1": "Two dogs run", "sentence2": "Dogs run fast", "label": "3.2"},
+    ],
     "messages": [
         [("user", "How long do eggs boil?"), ("assistant", "Seven minutes, then cold water.")],
         [("system", "You are a careful cook."), ("user", " And rice?\n"), ("assistant", " Twelve minutes.\n"), ("user", "Thanks"), ("assistant", "You are welcome!")],
@@ -320,8 +387,13 @@ PREDICTIONS = {
     "commonsense": [" the correct answer is true.", " the correct answer is solution2.", " the correct answer is answer1.", " the correct answer is option2."],
     "math": ["The answer is 76.", "76 or 75", "2.33332", "2.3", "about 7,6.0", "so A", "Answer: C, not B", "-3.00001", "-3", "it is 1,200.0 rolls", "none", "80", "E B", "54", "3.75 miles", "b"],
     "jsonl": ["stay", "they remain", " yes", "yes!", " no"],
+    "rte": [" True", " False", "true"],
+    "sst2": [" positive", " negative", ""],
+    "mrpc": [" yes", " no", "yes and no"],
+    "cola": [" yes", " no", "No."],
+    "stsb": ["1.5", " 4.75 or so", "5", "3.2", "a lot"],
 }
-FILES = {"drop": "jsonl", "commonsense": "json", "math": "jsonl", "jsonl": "jsonl", "messages": "jsonl", "text": "txt"}
+FILES = {"drop": "jsonl", "commonsense": "json", "math": "jsonl", "jsonl": "jsonl", "messages": "jsonl", "text": "txt"} | dict.fromkeys(WHOLE, "jsonl")
 LIMIT = 40
 
 
@@ -359,7 +431,7 @@ def messages_task(tokenizers):
 
 
 def row_task(name, tokenizers):
-    build = {"drop": drop, "commonsense": commonsense, "math": math, "jsonl": jsonl}[name]
+    build = {"drop": drop, "commonsense": commonsense, "math": math, "jsonl": jsonl, **WHOLE}[name]
     rule = encode_exact if name == "jsonl" else encode_template
     expected = []
     for raw in ROWS[name]:
@@ -383,10 +455,10 @@ def main():
     folder = arguments.testdata / "tokenizers"
     if arguments.tokenizers:
         train_tokenizers(folder)
-    tokenizers = {path.name: load_tokenizer(path) for path in sorted(folder.iterdir())}
+    tokenizers = {path.name: load_tokenizer(path) for path in sorted(folder.iterdir()) if (path / "tokenizer.json").exists()}
     target = arguments.testdata / "golden" / "tasks"
     target.mkdir(parents=True, exist_ok=True)
-    tasks = [row_task(name, tokenizers) for name in ("drop", "commonsense", "math", "jsonl")]
+    tasks = [row_task(name, tokenizers) for name in ("drop", "commonsense", "math", "jsonl", *WHOLE)]
     for task in [*tasks, text_task(tokenizers), messages_task(tokenizers)]:
         (target / f"{task['task']}.json").write_text(json.dumps(task, ensure_ascii=False, separators=(",", ":")) + "\n")
         print(task["task"], len(task.get("expected", task.get("windows", []))), "rows")
