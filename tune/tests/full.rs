@@ -187,3 +187,23 @@ fn what_was_trained_is_saved_read_back_and_merged() {
         }
     }
 }
+
+/// PEFT's `modules_to_save` goes by endings of the text alone: `norm` would choose every norm there.
+#[test]
+fn saved_modules_are_named_so_that_peft_chooses_the_same() {
+    let base = random_folder(&llama_config(), Dtype::F32);
+    let saved_names = |names: &[&str]| {
+        let entries = [lora(&["v_proj"], None), full(names, None)];
+        let mut model: Decoder<f32> = load(base.path(), StoredAs::File).unwrap();
+        attach(&mut model, &entries, 7);
+        let out = tempfile::tempdir().unwrap();
+        save_adapters(&out.path().join("adapter"), &model, &entries, "base").unwrap();
+        let text = std::fs::read_to_string(out.path().join("adapter/adapter_config.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        json["modules_to_save"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let names: Vec<String> = saved_names(&["norm"]);
+    assert_eq!(names, ["model.norm"]);
+    let names: Vec<String> = saved_names(&["lm_head", "input_layernorm"]);
+    assert_eq!(names, ["lm_head", "input_layernorm"]);
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::peft_config::{FILE as CONFIG, together};
 use super::{AdapterConfig, CheckpointError};
-use crate::adapter::{Kind, Parameters, Site, Tensor};
+use crate::adapter::{Kind, Parameters, Site, Sites, Tensor};
 use crate::model::{AttachError, Attachment, Decoder, ModelConfig, resolve};
 use crate::tensor::Real;
 use crate::weights::write_file;
@@ -54,12 +54,26 @@ pub fn save_adapters<T: Real>(
             path: part.clone(),
             source,
         })?;
-        let (attachments, base) = (attachments[entries.clone()].to_vec(), Some(base.to_owned()));
+        let (mut attachments, base) = (attachments[entries.clone()].to_vec(), Some(base.to_owned()));
+        attachments.iter_mut().skip(1).for_each(|saved| name_exactly(saved, model.config()));
         let config = AdapterConfig { attachments, base, classifies: model.config().labels.is_some() };
         write_file(&part.join(CONFIG), config.text(Dtype::of::<T>()).as_bytes())?;
         write_tensors(&part.join(TENSORS), model, entries)?;
     }
     Ok(staging.commit_replacing()?)
+}
+
+/// Names the modules of an entry so that PEFT's `modules_to_save` chooses the same: it takes every module whose path ends with the text, so that `norm` would
+/// choose `input_layernorm` as well. Names that mean more there become whole paths.
+fn name_exactly(saved: &mut Attachment, config: &ModelConfig) {
+    let modules = config.modules();
+    let Sites::Names(names) = &saved.selection.sites else { return };
+    let Ok(chosen) = saved.selection.resolve(&modules) else { return };
+    let is_chosen = |index: usize| chosen.contains(&index);
+    let ends = |site: &Site| names.iter().any(|name| site.name.ends_with(name.as_str()));
+    if modules.iter().enumerate().any(|(index, site)| ends(site) && !is_chosen(index)) {
+        saved.selection.sites = Sites::Names(chosen.iter().map(|&index| modules[index].name.clone()).collect());
+    }
 }
 
 /// Writes an adapter folder of one entry from values: for each site its trainable parameters, flat, in the order of the method's layout.
