@@ -132,7 +132,7 @@ class PeftCase:
         if self.model.active_peft_config.is_prompt_learning:
             return None
         names = peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        modules = {re.split(r"\.lora_|\.lokr_|\.hada_|\.weight", name.removeprefix(PREFIX))[0] for name in names}
+        modules = {re.split(r"\.lora_|\.lokr_|\.hada_|\.miss_|\.weight", name.removeprefix(PREFIX))[0] for name in names}
         after = copy.deepcopy(self.model).merge_and_unload()
         return {name: after.get_submodule(name).weight for name in sorted(modules)}
 

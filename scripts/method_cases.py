@@ -3,7 +3,7 @@
 What: three tables, of adapters that PEFT makes, of adapters in plain code, and of prefixes in this program's own folders. Why apart: the tables say what is
 judged, the program how. Left to others: everything that runs.
 """
-from peft import LoHaConfig, LoKrConfig, LoraConfig, PrefixTuningConfig
+from peft import LoHaConfig, LoKrConfig, LoraConfig, MissConfig, PrefixTuningConfig
 
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -31,6 +31,7 @@ PEFT_CASES = {
     "prefix_grouped": ("qwen2", PrefixTuningConfig(num_virtual_tokens=5), True),
     "prefix_projection": ("qwen2", PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=12), True),
     "loha": ("qwen2", LoHaConfig(r=3, alpha=6, target_modules=["q_proj", "v_proj", "up_proj"]), False),
+    "miss": ("llama", MissConfig(r=5, target_modules=["q_proj", "v_proj", "down_proj"]), False),
     "lokr_start": ("llama", LoKrConfig(**LOKR), True),
     "lokr": ("qwen2", LoKrConfig(**LOKR), False),
     "lokr_factor_4": ("llama", LoKrConfig(**LOKR, decompose_factor=4), False),

@@ -42,6 +42,7 @@ const NAMES: [(&str, &[&str]); 3] = [
             "\"mora\"",
             "\"krona\"",
             "\"loha\"",
+            "\"miss\"",
             "\"loretta-rep\"",
             "\"loretta-adp\"",
             "\"series\"",

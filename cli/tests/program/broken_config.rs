@@ -22,7 +22,7 @@ fn all_problems_of_a_configuration_are_listed_at_once() {
             "data.path: missing",
             "data.max_lenght: unknown key, did you mean `max_length`?",
             "data.dev: expected a whole number from 0",
-            "adapter.0.type: `qanta` is not one of quanta, lora, dora, mora, krona, loretta-rep, loretta-adp, series, parallel, prefix, magnitude, full, loha, did you mean `quanta`?",
+            "adapter.0.type: `qanta` is not one of quanta, lora, dora, mora, krona, loretta-rep, loretta-adp, series, parallel, prefix, magnitude, full, loha, miss, did you mean `quanta`?",
             "adapter.1.r: must be at least 1, got 0",
             "adapter.1.alpha: expected a number",
             "adapter.1.sites: missing",

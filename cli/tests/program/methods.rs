@@ -12,7 +12,7 @@ const PROBE: &str = "1,22,14,23,32,20,24,2,50,60,70,80,90,5";
 fn entry(name: &str) -> String {
     let keys = match name {
         "quanta" => "dims = \"auto\"",
-        "mora" | "lora" | "dora" | "loha" => "r = 2",
+        "mora" | "lora" | "dora" | "loha" | "miss" => "r = 2",
         "loretta-rep" => "r = 4\ntt_rank = 3",
         "loretta-adp" => "bottleneck = 8\ntt_rank = 3",
         "series" | "parallel" => "bottleneck = 8",

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::prefix::Prefix as PrefixTuning;
 use super::{
-    Adapter, Dora, Full, Krona, Loha, Lora, LorettaAdp, LorettaRep, Magnitude, Mora, Parallel, Prefix, Quanta, Series,
-    Site, Tensor,
+    Adapter, Dora, Full, Krona, Loha, Lora, LorettaAdp, LorettaRep, Magnitude, Miss, Mora, Parallel, Prefix, Quanta,
+    Series, Site, Tensor,
 };
 use crate::config::{Problems, Section};
 use crate::ops::Weight;
@@ -274,6 +274,7 @@ methods!(
     Magnitude,
     Full,
     Loha,
+    Miss,
 );
 
 /// The method with this name in configs.

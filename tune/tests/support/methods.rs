@@ -129,6 +129,7 @@ pub const ROWS: &[Row] = &[
         5 * (d_in + d_out)
     }),
     row("loha", r#"{"r": 2, "alpha": 3.0}"#, Start::Exact, true, |d_in, d_out| 4 * (d_in + d_out)),
+    row("miss", r#"{"r": 5, "dropout": 0.3}"#, Start::Exact, false, |_, d_out| 5 * d_out),
     row("magnitude", "{}", Start::Rounded, false, |_, d_out| d_out),
 ];
 
