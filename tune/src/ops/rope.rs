@@ -86,11 +86,18 @@ pub struct Table<T: Real> {
 }
 
 impl<T: Real> Table<T> {
+    /// Cosines and sines of a token.
+    fn row(&self, token: usize) -> (&[T], &[T]) {
+        let range = token * self.half..(token + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+
     /// Turns one head's row of token `token` forward: `out = R x`.
     pub fn rotate(&self, token: usize, x: &[T], out: &mut [T]) {
-        let (half, at) = (self.half, token * self.half);
+        let half = self.half;
+        let (cos, sin) = self.row(token);
         for i in 0..half {
-            let (c, s) = (self.cos[at + i], self.sin[at + i]);
+            let (c, s) = (cos[i], sin[i]);
             out[i] = x[i] * c - x[i + half] * s;
             out[i + half] = x[i + half] * c + x[i] * s;
         }
@@ -98,9 +105,10 @@ impl<T: Real> Table<T> {
 
     /// Turns one head's row of token `token` back: `out = R^T x`, the gradient of [`Self::rotate`] and its inverse.
     pub fn rotate_back(&self, token: usize, x: &[T], out: &mut [T]) {
-        let (half, at) = (self.half, token * self.half);
+        let half = self.half;
+        let (cos, sin) = self.row(token);
         for i in 0..half {
-            let (c, s) = (self.cos[at + i], self.sin[at + i]);
+            let (c, s) = (cos[i], sin[i]);
             out[i] = x[i] * c + x[i + half] * s;
             out[i + half] = x[i + half] * c - x[i] * s;
         }

@@ -2,6 +2,7 @@
 //!
 //! Lowest room of the crate that holds data. It knows no layer, no file and no model; precision is the type parameter, never a global setting.
 
+mod arena;
 mod gemm;
 mod matrix;
 mod random;

@@ -1,27 +1,20 @@
 //! The workspace: where every operation gets its buffers and its threads.
 //!
-//! A buffer goes back to the workspace when it is dropped, so that after the first steps nothing is allocated any more, and so that memory falls while
-//! the backward pass consumes what forward saved. The workspace also counts bytes: `peak_bytes` is what a run prints and `plan` estimates. A GPU stream
-//! will live here beside the thread pool.
+//! A buffer goes back to the workspace when it is dropped, so that after the first steps nothing is asked from the system any more, and so that memory falls
+//! while the backward pass consumes what forward saved (see [`super::arena`]). The workspace also counts bytes: `peak_bytes` is what a run prints and `plan`
+//! estimates. A GPU stream will live here beside the thread pool.
 
-use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use super::arena::{Arena, Span};
 use super::{Matrix, Real};
 
 /// Buffers and threads of one model run. Cheap to clone: clones share both.
 #[derive(Clone)]
 pub struct Workspace<T: Real> {
-    pool: Arc<Pool<T>>,
+    arena: Arc<Arena<T>>,
     threads: Arc<rayon::ThreadPool>,
-}
-
-struct Pool<T> {
-    free: Mutex<HashMap<usize, Vec<Box<[T]>>>>,
-    live: AtomicUsize,
-    peak: AtomicUsize,
 }
 
 impl<T: Real> Workspace<T> {
@@ -31,8 +24,7 @@ impl<T: Real> Workspace<T> {
     /// When the system refuses to start the threads.
     pub fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        let pool = Pool { free: Mutex::default(), live: AtomicUsize::new(0), peak: AtomicUsize::new(0) };
-        Ok(Self { pool: Arc::new(pool), threads: Arc::new(threads) })
+        Ok(Self { arena: Arena::new(), threads: Arc::new(threads) })
     }
 
     /// Runs `work` on the workspace's threads: parallel operations inside use these and no others.
@@ -59,12 +51,7 @@ impl<T: Real> Workspace<T> {
 
     /// A buffer of `len` numbers whose contents are unspecified. In the crate's own tests they are NaN, so that a read before a write shows.
     pub fn buffer(&self, len: usize) -> Buffer<T> {
-        let class = size_class(len);
-        let reused = self.lock_free().get_mut(&class).and_then(Vec::pop);
-        let data = reused.unwrap_or_else(|| vec![T::ZERO; class].into_boxed_slice());
-        let live = self.pool.live.fetch_add(class, Ordering::Relaxed) + class;
-        self.pool.peak.fetch_max(live, Ordering::Relaxed);
-        let mut buffer = Buffer { data, len, pool: Arc::clone(&self.pool) };
+        let mut buffer = Buffer { span: self.arena.take(len), len };
         if cfg!(test) {
             buffer.fill(T::from_f64(f64::NAN));
         }
@@ -73,49 +60,27 @@ impl<T: Real> Workspace<T> {
 
     /// Largest number of bytes that were in use at one time.
     pub fn peak_bytes(&self) -> usize {
-        self.pool.peak.load(Ordering::Relaxed) * size_of::<T>()
-    }
-
-    fn lock_free(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Box<[T]>>>> {
-        self.pool.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.arena.peak() * size_of::<T>()
     }
 }
 
 /// Numbers on loan from a [`Workspace`]; dropped, they return to it.
 pub struct Buffer<T: Real> {
-    data: Box<[T]>,
+    span: Span<T>,
     len: usize,
-    pool: Arc<Pool<T>>,
 }
 
 impl<T: Real> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data[..self.len]
+        &self.span.numbers()[..self.len]
     }
 }
 
 impl<T: Real> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data[..self.len]
+        &mut self.span.numbers_mut()[..self.len]
     }
-}
-
-impl<T: Real> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
-        let class = data.len();
-        self.pool.live.fetch_sub(class, Ordering::Relaxed);
-        let mut free = self.pool.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        free.entry(class).or_default().push(data);
-    }
-}
-
-/// Capacity for a request: the next of eight steps between powers of two, so that batches of nearly equal length reuse each other's buffers at a cost of
-/// at most an eighth.
-fn size_class(len: usize) -> usize {
-    let step = (len.next_power_of_two() / 16).max(16);
-    len.div_ceil(step) * step
 }
 
 #[cfg(test)]
@@ -129,14 +94,6 @@ mod tests {
         let address = first.as_ptr();
         drop(first);
         assert_eq!(workspace.buffer(1001).as_ptr(), address);
-        assert_eq!(workspace.peak_bytes(), size_class(1000) * 4);
-    }
-
-    #[test]
-    fn classes_waste_at_most_an_eighth() {
-        for len in 128..5000 {
-            let class = size_class(len);
-            assert!(class >= len && class <= len + len / 8, "{len} -> {class}");
-        }
+        assert_eq!(workspace.peak_bytes(), 1008 * 4);
     }
 }
