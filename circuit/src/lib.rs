@@ -42,6 +42,7 @@ mod circuit;
 mod cost;
 mod drawing;
 mod einsum;
+mod exponential;
 pub mod init;
 mod kernel;
 mod live;

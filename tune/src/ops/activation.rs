@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::tensor::vector::widest;
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// Elements handled by one parallel task.
@@ -41,6 +42,7 @@ impl Activation {
     }
 
     /// Its value at `x`.
+    #[inline(always)]
     pub fn value<T: Real>(self, x: T) -> T {
         match self {
             Self::Silu => x * sigmoid(x),
@@ -54,6 +56,7 @@ impl Activation {
     /// Its value and its derivative at `x`.
     ///
     /// With s the sigmoid: `silu' = s (1 + x (1 - s))`. With p the density: `gelu' = P + x p`. With t the tanh of u: `gelu_tanh' = (1 + t) / 2 + x / 2 (1 - t^2) u'`.
+    #[inline(always)]
     pub fn value_and_slope<T: Real>(self, x: T) -> (T, T) {
         match self {
             Self::Silu => {
@@ -76,16 +79,44 @@ impl Activation {
             Self::Relu => (x.max(T::ZERO), if x > T::ZERO { T::ONE } else { T::ZERO }),
         }
     }
+
+    /// Writes `f(x)` for each x.
+    pub(super) fn values<T: Real>(self, x: &[T], out: &mut [T]) {
+        match self {
+            Self::Silu => silu(x, out),
+            _ => x.iter().zip(out).for_each(|(&x, out)| *out = self.value(x)),
+        }
+    }
+
+    /// Turns `gate` and `up` into their gradients, given that of `f(gate) up`.
+    pub(super) fn gradients<T: Real>(self, gate: &mut [T], up: &mut [T], d: &[T]) {
+        match self {
+            Self::Silu => silu_gradients(gate, up, d),
+            _ => gate.iter_mut().zip(up).zip(d).for_each(|((g, u), &d)| (*g, *u) = self.gradient(*g, *u, d)),
+        }
+    }
+
+    #[inline(always)]
+    fn gradient<T: Real>(self, g: T, u: T, d: T) -> (T, T) {
+        let (value, slope) = self.value_and_slope(g);
+        (d * u * slope, d * value)
+    }
+}
+
+widest! {
+    fn silu<T: Real>(x: &[T], out: &mut [T]) {
+        x.iter().zip(out).for_each(|(&x, out)| *out = Activation::Silu.value(x));
+    }
+
+    fn silu_gradients<T: Real>(gate: &mut [T], up: &mut [T], d: &[T]) {
+        gate.iter_mut().zip(up).zip(d).for_each(|((g, u), &d)| (*g, *u) = Activation::Silu.gradient(*g, *u, d));
+    }
 }
 
 /// `f(x)`, element by element.
 pub fn forward<T: Real>(x: &Matrix<T>, activation: Activation, workspace: &Workspace<T>) -> Matrix<T> {
     let mut out = workspace.matrix(x.rows(), x.cols());
-    out.data_mut().par_chunks_mut(CHUNK).zip(x.data().par_chunks(CHUNK)).for_each(|(out, x)| {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = activation.value(x);
-        }
-    });
+    out.data_mut().par_chunks_mut(CHUNK).zip(x.data().par_chunks(CHUNK)).for_each(|(out, x)| activation.values(x, out));
     out
 }
 
@@ -110,6 +141,7 @@ fn normal<T: Real>(x: T) -> (T, T) {
     (T::from_f64(share), T::from_f64(density))
 }
 
+#[inline(always)]
 fn sigmoid<T: Real>(x: T) -> T {
     T::ONE / (T::ONE + (-x).exp())
 }

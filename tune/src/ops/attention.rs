@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 pub use super::rule::Rule;
 use super::{Segments, dropout};
+use crate::tensor::vector::{self, widest};
 use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul};
 
 /// Queries whose scores exist at one time.
@@ -212,17 +213,10 @@ fn backward_head<T: Real>(
         for i in 0..rows {
             let token = block.queries.start + i;
             let row = token * dim..(token + 1) * dim;
-            let mut along = T::ZERO;
-            for (&a, &b) in queries.d_o[row.clone()].iter().zip(&queries.o[row]) {
-                along += a * b;
-            }
+            let along = vector::dot(&queries.d_o[row.clone()], &queries.o[row]);
             let (visible, log_sum) = (block.visible(i, rule), queries.log_sum[token]);
             let (p, ds) = (p.row_mut(i), ds.row_mut(i));
-            for j in visible.clone() {
-                let bent = p[j] * inverse_cap;
-                p[j] = (p[j] - log_sum).exp();
-                ds[j] = p[j] * (ds[j] - along) * (T::ONE - bent * bent);
-            }
+            score_gradients(&mut p[visible.clone()], &mut ds[visible.clone()], log_sum, along, inverse_cap);
             for row in [p, ds] {
                 row[..visible.start].fill(T::ZERO);
                 row[visible.end..].fill(T::ZERO);
@@ -311,22 +305,22 @@ fn scores<T: Real>(q: &[T], k: &[T], block: &Block, rule: Rule, dim: usize, work
     s
 }
 
-/// Softmax of the elements of `visible` in place, zeros elsewhere; returns the logarithm of the denominator.
+widest! {
+    /// Turns scores s into probabilities p, and the gradients of the probabilities into those of the scores before the soft cap.
+    fn score_gradients<T: Real>(p: &mut [T], ds: &mut [T], log_sum: T, along: T, inverse_cap: T) {
+        for (p, ds) in p.iter_mut().zip(ds) {
+            let bent = *p * inverse_cap;
+            *p = (*p - log_sum).exp();
+            *ds = *p * (*ds - along) * (T::ONE - bent * bent);
+        }
+    }
+}
+
+/// Replaces the visible part of a row of scores by its softmax and the rest by zeros; returns `log sum exp` of what is visible.
 pub(super) fn softmax<T: Real>(row: &mut [T], visible: Range<usize>) -> T {
     row[..visible.start].fill(T::ZERO);
     row[visible.end..].fill(T::ZERO);
-    let seen = &mut row[visible];
-    let max = seen.iter().fold(T::NEG_INFINITY, |m, &s| m.max(s));
-    let mut sum = T::ZERO;
-    for s in seen.iter_mut() {
-        *s = (*s - max).exp();
-        sum += *s;
-    }
-    let inverse = T::ONE / sum;
-    for s in seen {
-        *s *= inverse;
-    }
-    max + sum.ln()
+    vector::softmax(&mut row[visible])
 }
 
 fn head_rows<T: Real>(matrix: &Matrix<T>, head: usize, tokens: usize) -> &[T] {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::attention::{Rule, softmax};
+use crate::tensor::vector::dot;
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// Keys and values of consecutive tokens, rotated, head-major.
@@ -121,22 +122,6 @@ pub fn forward<T: Real>(
         }
     });
     o
-}
-
-/// Sum of products, in eight lanes that the compiler turns into vectors.
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut lanes = [T::ZERO; 8];
-    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.0.iter().zip(b.0) {
-        for lane in 0..8 {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    let mut sum = T::ZERO;
-    for (&a, &b) in a.1.iter().zip(b.1) {
-        sum += a * b;
-    }
-    lanes.into_iter().fold(sum, |sum, lane| sum + lane)
 }
 
 #[cfg(test)]

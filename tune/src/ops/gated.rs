@@ -5,6 +5,7 @@
 use rayon::prelude::*;
 
 use super::Activation;
+use crate::tensor::vector::widest;
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// Elements handled by one parallel task.
@@ -24,9 +25,8 @@ pub fn forward<T: Real>(
     let mut out = workspace.matrix(gate.rows(), gate.cols());
     let parts = (gate.data().par_chunks(CHUNK), up.data().par_chunks(CHUNK));
     out.data_mut().par_chunks_mut(CHUNK).zip(parts.0.zip(parts.1)).for_each(|(out, (gate, up))| {
-        for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-            *out = activation.value(g) * u;
-        }
+        activation.values(gate, out);
+        multiply(out, up);
     });
     out
 }
@@ -42,12 +42,14 @@ pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T
     let dh = dh.data().par_chunks(CHUNK);
     let parts = gate.data_mut().par_chunks_mut(CHUNK).zip(up.data_mut().par_chunks_mut(CHUNK));
     parts.zip(dh).for_each(|((gate, up), dh)| {
-        for ((g, u), &d) in gate.iter_mut().zip(up.iter_mut()).zip(dh) {
-            let (value, slope) = activation.value_and_slope(*g);
-            *g = d * *u * slope;
-            *u = d * value;
-        }
+        activation.gradients(gate, up, dh);
     });
+}
+
+widest! {
+    fn multiply<T: Real>(out: &mut [T], by: &[T]) {
+        out.iter_mut().zip(by).for_each(|(out, &by)| *out *= by);
+    }
 }
 
 #[cfg(test)]

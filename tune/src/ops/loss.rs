@@ -4,6 +4,7 @@
 //! gradients are weighted *sums*; the training step divides once by the total weight. The [`Head`] may bend its logits below a soft cap.
 
 use super::Weight;
+use crate::tensor::vector::{log_sum_exp, widest};
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// One prediction that counts: the hidden state of `row` is to give `target`.
@@ -61,7 +62,7 @@ pub fn log_probabilities<T: Real>(
         for &index in order {
             let label = labels[index];
             let row = logits.row(first[index]);
-            out[index] = row[label.target as usize].to_f64() - log_sum(row).to_f64();
+            out[index] = row[label.target as usize].to_f64() - log_sum_exp(row).to_f64();
         }
     });
     out
@@ -85,7 +86,7 @@ pub fn forward_backward<T: Real>(
         for row in 0..logits.rows() {
             let values = logits.row_mut(row);
             let bent: Vec<T> = head.softcap.map_or(Vec::new(), |_| values.to_vec());
-            let log_sum = log_sum(values);
+            let log_sum = log_sum_exp(values);
             let mut total = 0.0;
             let labelled = order[at..].iter().take_while(|&&index| first[index] == row).count();
             for &index in &order[at..at + labelled] {
@@ -94,9 +95,7 @@ pub fn forward_backward<T: Real>(
                 total += label.weight;
             }
             let total = T::from_f64(total);
-            for value in values.iter_mut() {
-                *value = total * (*value - log_sum).exp();
-            }
+            weigh(values, log_sum, total);
             for &index in &order[at..at + labelled] {
                 values[labels[index].target as usize] -= T::from_f64(labels[index].weight);
             }
@@ -153,13 +152,11 @@ fn each_chunk<T: Real>(
     }
 }
 
-fn log_sum<T: Real>(row: &[T]) -> T {
-    let max = row.iter().fold(T::NEG_INFINITY, |m, &v| m.max(v));
-    let mut sum = T::ZERO;
-    for &v in row {
-        sum += (v - max).exp();
+widest! {
+    /// Turns a row of logits into `factor softmax`.
+    fn weigh<T: Real>(row: &mut [T], log_sum: T, factor: T) {
+        row.iter_mut().for_each(|value| *value = factor * (*value - log_sum).exp());
     }
-    max + sum.ln()
 }
 
 #[cfg(test)]

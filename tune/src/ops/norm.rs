@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::tensor::vector::{self, widest};
 use crate::tensor::{Buffer, Matrix, Real, Workspace};
 
 /// Rows handled by one parallel task.
@@ -34,13 +35,9 @@ pub struct Scale<'a, T> {
 /// Normalises each row of `x [n, d]` and scales it.
 pub fn forward<T: Real>(x: &Matrix<T>, scale: Scale<'_, T>, eps: T, workspace: &Workspace<T>) -> (Matrix<T>, Saved<T>) {
     let mut inverse_root = workspace.buffer(x.rows());
-    for row in 0..x.rows() {
-        let mut sum = T::ZERO;
-        for &v in x.row(row) {
-            sum += v * v;
-        }
-        inverse_root[row] = T::ONE / (sum / T::from_f64(x.cols() as f64) + eps).sqrt();
-    }
+    let count = T::from_f64(x.cols() as f64);
+    let root = |(row, r): (usize, &mut T)| *r = T::ONE / (vector::dot(x.row(row), x.row(row)) / count + eps).sqrt();
+    inverse_root.par_iter_mut().enumerate().with_min_len(ROWS).for_each(root);
     let saved = Saved { inverse_root };
     let y = recompute(x, scale, &saved, workspace);
     (y, saved)
@@ -53,10 +50,7 @@ pub fn recompute<T: Real>(x: &Matrix<T>, scale: Scale<'_, T>, saved: &Saved<T>, 
     let task = |(index, out): (usize, &mut [T])| {
         for (place, out) in out.chunks_mut(cols).enumerate() {
             let row = index * ROWS + place;
-            let r = saved.inverse_root[row];
-            for ((out, &v), &w) in out.iter_mut().zip(x.row(row)).zip(weight) {
-                *out = (offset + w) * (v * r);
-            }
+            normalise(out, x.row(row), weight, offset, saved.inverse_root[row]);
         }
     };
     y.data_mut().par_chunks_mut(ROWS * cols).enumerate().for_each(task);
@@ -71,18 +65,30 @@ pub fn backward<T: Real>(dy: &Matrix<T>, x: &Matrix<T>, scale: Scale<'_, T>, sav
     let task = |(index, dx): (usize, &mut [T])| {
         for (place, dx) in dx.chunks_mut(cols).enumerate() {
             let row = index * ROWS + place;
-            let (x, dy, r) = (x.row(row), dy.row(row), saved.inverse_root[row]);
-            let mut sum = T::ZERO;
-            for i in 0..cols {
-                sum += (offset + weight[i]) * dy[i] * x[i];
-            }
-            let along = r * r * r * (sum / T::from_f64(cols as f64));
-            for i in 0..cols {
-                dx[i] += r * ((offset + weight[i]) * dy[i]) - x[i] * along;
-            }
+            add_gradient(dx, x.row(row), dy.row(row), weight, offset, saved.inverse_root[row]);
         }
     };
     dx.data_mut().par_chunks_mut(ROWS * cols).enumerate().for_each(task);
+}
+
+widest! {
+    /// One row, normalised by r and scaled.
+    fn normalise<T: Real>(out: &mut [T], x: &[T], weight: &[T], offset: T, r: T) {
+        for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+            *out = (offset + w) * (x * r);
+        }
+    }
+
+    /// Adds the gradient of one row.
+    fn add_gradient<T: Real>(dx: &mut [T], x: &[T], dy: &[T], weight: &[T], offset: T, r: T) {
+        let cols = dx.len();
+        let (x, dy, weight) = (&x[..cols], &dy[..cols], &weight[..cols]);
+        let along = vector::sum(cols, |i| (offset + weight[i]) * dy[i] * x[i]);
+        let along = r * r * r * (along / T::from_f64(cols as f64));
+        for i in 0..cols {
+            dx[i] += r * ((offset + weight[i]) * dy[i]) - x[i] * along;
+        }
+    }
 }
 
 /// Adds to `gradient [d]` that of the weight: `dw_i += sum_rows dy_i x_i r`. Columns are split over threads, rows are added in their order.

@@ -3,6 +3,7 @@
 //! Pairs are half-split as in Hugging Face's LLaMA: element i turns with element i + head_dim/2 by the angle `position * frequency_i`. Frequencies and
 //! angles are computed in f64 and rounded once.
 
+use crate::tensor::vector::widest;
 use crate::tensor::{Buffer, Real, Workspace};
 
 /// How a model stretches its rotary frequencies beyond the length it was trained on.
@@ -94,23 +95,31 @@ impl<T: Real> Table<T> {
 
     /// Turns one head's row of token `token` forward: `out = R x`.
     pub fn rotate(&self, token: usize, x: &[T], out: &mut [T]) {
-        let half = self.half;
         let (cos, sin) = self.row(token);
-        for i in 0..half {
-            let (c, s) = (cos[i], sin[i]);
-            out[i] = x[i] * c - x[i + half] * s;
-            out[i + half] = x[i + half] * c + x[i] * s;
-        }
+        turn(x, out, cos, sin);
     }
 
     /// Turns one head's row of token `token` back: `out = R^T x`, the gradient of [`Self::rotate`] and its inverse.
     pub fn rotate_back(&self, token: usize, x: &[T], out: &mut [T]) {
-        let half = self.half;
         let (cos, sin) = self.row(token);
-        for i in 0..half {
-            let (c, s) = (cos[i], sin[i]);
-            out[i] = x[i] * c + x[i + half] * s;
-            out[i + half] = x[i + half] * c - x[i] * s;
+        turn_back(x, out, cos, sin);
+    }
+}
+
+widest! {
+    /// Turns every pair (i, i + half) of a row.
+    fn turn<T: Real>(x: &[T], out: &mut [T], cos: &[T], sin: &[T]) {
+        let ((low, high), half) = (x.split_at(cos.len()), out.split_at_mut(cos.len()));
+        for ((((a, b), (&x, &y)), &c), &s) in half.0.iter_mut().zip(half.1).zip(low.iter().zip(high)).zip(cos).zip(sin) {
+            (*a, *b) = (x * c - y * s, y * c + x * s);
+        }
+    }
+
+    /// The inverse of `turn`.
+    fn turn_back<T: Real>(x: &[T], out: &mut [T], cos: &[T], sin: &[T]) {
+        let ((low, high), half) = (x.split_at(cos.len()), out.split_at_mut(cos.len()));
+        for ((((a, b), (&x, &y)), &c), &s) in half.0.iter_mut().zip(half.1).zip(low.iter().zip(high)).zip(cos).zip(sin) {
+            (*a, *b) = (x * c + y * s, y * c - x * s);
         }
     }
 }

@@ -1,6 +1,11 @@
 //! A dense row-major matrix on loan from the workspace: the one shape activations have (`[tokens, features]`).
 
-use super::{Buffer, MatMut, MatRef, Real};
+use rayon::prelude::*;
+
+use super::{Buffer, MatMut, MatRef, Real, vector};
+
+/// Elements handled by one parallel task.
+const CHUNK: usize = 1 << 15;
 
 /// Row-major `[rows, cols]`.
 pub struct Matrix<T: Real> {
@@ -79,9 +84,8 @@ impl<T: Real> Matrix<T> {
     /// When the shapes differ.
     pub fn add(&mut self, other: &Matrix<T>) {
         assert_eq!((self.rows, self.cols), (other.rows, other.cols), "sum of matrices of different shapes");
-        for (a, &b) in self.buffer.iter_mut().zip(other.data()) {
-            *a += b;
-        }
+        let parts = self.buffer.par_chunks_mut(CHUNK).zip(other.data().par_chunks(CHUNK));
+        parts.for_each(|(to, from)| vector::add(to, from));
     }
 
     /// Bytes of the elements.

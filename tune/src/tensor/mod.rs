@@ -6,6 +6,7 @@ mod arena;
 mod gemm;
 mod matrix;
 mod random;
+pub(crate) mod vector;
 mod workspace;
 
 pub use gemm::{MatMut, MatRef, matmul, product_kernel};
