@@ -12,6 +12,7 @@ use super::layer::{Layer, Saved as LayerSaved, Shared};
 use super::learned::{Learned, VirtualTokens};
 use super::linear::{Attached, Linear};
 use super::norm::{Norm, Saved as NormSaved};
+use super::rows::pick;
 use super::trained::{Table as Tokens, Unfrozen};
 use crate::adapter::{Gradients, Pass, Site};
 use crate::ops::loss::{Head as Vocabulary, Label};
@@ -143,16 +144,18 @@ impl<T: Real> Decoder<T> {
             false => self.layers.iter().position(Layer::trains).unwrap_or(self.layers.len()),
         };
         let (mut x, embedded) = self.embedding.forward(batch, pass);
+        let read = self.read_rows(batch);
         let mut kept = Vec::with_capacity(self.layers.len() - lowest);
         for (index, layer) in self.layers.iter().enumerate() {
+            let rows = self.is_last(index).then_some(read.as_slice());
             if index < lowest || recompute {
-                let output = layer.infer(&x, shared);
+                let output = layer.infer(&x, rows, shared);
                 let input = std::mem::replace(&mut x, output);
                 if index >= lowest {
                     kept.push(Kept::Input(input));
                 }
             } else {
-                let (output, saved) = layer.forward(x, shared);
+                let (output, saved) = layer.forward(x, rows, shared);
                 x = output;
                 kept.push(Kept::All(Box::new(saved)));
             }
@@ -160,17 +163,17 @@ impl<T: Real> Decoder<T> {
         let saved_bytes = kept.iter().map(Kept::bytes).sum::<usize>() + embedded.bytes();
         let (loss, gradient) = match &self.head {
             Head::Vocabulary(_) => self.label_loss(&x, batch, gradients, pass),
-            Head::Classes(_) => self.target_loss(&x, batch, gradients, pass),
+            Head::Classes(_) => self.target_loss(x, batch, gradients, pass),
         };
-        drop(x);
         // only the lowest layer is asked for nothing below it
         let mut gradient = Some(gradient);
         for (index, kept) in kept.into_iter().enumerate().rev() {
             let (layer, wanted) = (&self.layers[lowest + index], index > 0 || embedding_trains);
             let Some(above) = gradient.take() else { break };
+            let rows = self.is_last(lowest + index).then_some(read.as_slice());
             gradient = match kept {
                 Kept::All(saved) => layer.backward(*saved, above, wanted, shared, gradients),
-                Kept::Input(input) => layer.recompute_backward(input, above, wanted, shared, gradients),
+                Kept::Input(input) => layer.recompute_backward(input, rows, above, wanted, shared, gradients),
             };
         }
         if let (Some(virtual_tokens), Some(learned)) = (learned, &self.learned) {
@@ -188,7 +191,7 @@ impl<T: Real> Decoder<T> {
     /// When the head is one over whole sequences.
     pub fn log_probabilities(&self, batch: &Batch, pass: &Pass<'_, T>) -> Vec<f64> {
         let rows = loss::rows(&batch.labels);
-        let normed = self.normed_rows(&self.hidden(batch, pass), &rows, pass);
+        let normed = self.normed(self.hidden(batch, &rows, pass), pass);
         loss::log_probabilities(&normed, &self.vocabulary().0, &batch.labels, pass.workspace)
     }
 
@@ -197,7 +200,8 @@ impl<T: Real> Decoder<T> {
     /// # Panics
     /// When the head is one over whole sequences.
     pub fn logits(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        self.project(&self.hidden(batch, pass), rows, pass)
+        let normed = self.normed(self.hidden(batch, rows, pass), pass);
+        self.vocabulary().0.logits(&normed, pass.workspace)
     }
 
     /// Outputs of the head over whole sequences, `[roots, labels]`: one row for each root segment of the batch.
@@ -210,18 +214,35 @@ impl<T: Real> Decoder<T> {
         };
         let firsts: Vec<usize> =
             batch.segments.trees().iter().map(|tree| batch.segments.tree_tokens(tree).start).collect();
-        classifier.forward(pick(&self.hidden(batch, pass), &firsts, pass), pass).0
+        classifier.forward(self.hidden(batch, &firsts, pass), pass).0
     }
 
-    /// The residual stream after the last layer; nothing is kept.
-    fn hidden(&self, batch: &Batch, pass: &Pass<'_, T>) -> Matrix<T> {
+    /// Rows of the residual stream after the last layer; nothing is kept.
+    fn hidden(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
         let (learned, segments) = self.virtual_tokens(batch, pass);
         let ropes = self.ropes(segments.positions(), pass);
         let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
-        self.layers.iter().fold(self.embedding.forward(batch, pass).0, |x, layer| layer.infer(&x, shared))
+        let layers = self.layers.iter().enumerate();
+        layers.fold(self.embedding.forward(batch, pass).0, |x, (index, layer)| {
+            layer.infer(&x, self.is_last(index).then_some(rows), shared)
+        })
     }
 
-    /// Loss sum of labels and the gradient of the residual stream after the last layer, zero outside labelled rows.
+    fn is_last(&self, layer: usize) -> bool {
+        layer + 1 == self.layers.len()
+    }
+
+    /// Tokens whose state the head reads: those with labels, or the first ones of sequences with targets.
+    fn read_rows(&self, batch: &Batch) -> Vec<usize> {
+        match &self.head {
+            Head::Vocabulary(_) => loss::rows(&batch.labels),
+            Head::Classes(_) => {
+                batch.targets.iter().map(|target| batch.segments.list()[target.segment].start).collect()
+            }
+        }
+    }
+
+    /// Loss sum of labels and the gradient of `x`, the residual stream after the last layer at labelled rows.
     fn label_loss(
         &self,
         x: &Matrix<T>,
@@ -230,12 +251,10 @@ impl<T: Real> Decoder<T> {
         pass: &Pass<'_, T>,
     ) -> (f64, Matrix<T>) {
         let workspace = pass.workspace;
-        let rows = loss::rows(&batch.labels);
-        let picked = pick(x, &rows, pass);
-        let (normed, saved) = self.final_norm(&picked, pass);
+        let (normed, saved) = self.final_norm(x, pass);
         let (head, unfrozen) = self.vocabulary();
         let d_head = unfrozen.map(|Unfrozen { slot, .. }| gradients.slot_mut(slot));
-        let states = normed.as_ref().unwrap_or(&picked);
+        let states = normed.as_ref().unwrap_or(x);
         let (loss, d_normed) = match batch.choices.is_empty() {
             true => loss::forward_backward(states, &head, &batch.labels, d_head, workspace),
             false => {
@@ -246,36 +265,35 @@ impl<T: Real> Decoder<T> {
                 (loss, loss::forward_backward(states, &head, &weighed, d_head, workspace).1)
             }
         };
-        let d_picked = match (&self.norm, &saved) {
+        let dx = match (&self.norm, &saved) {
             (Some(norm), Some(saved)) => {
-                let zeros = workspace.zeros(picked.rows(), picked.cols());
-                let below = norm.backward(&d_normed, &picked, saved, zeros, true, gradients);
+                let zeros = workspace.zeros(x.rows(), x.cols());
+                let below = norm.backward(&d_normed, x, saved, zeros, true, gradients);
                 below.expect("an input gradient that was asked for")
             }
             _ => d_normed,
         };
-        (loss, scatter(&d_picked, &rows, x, pass))
+        (loss, dx)
     }
 
-    /// Loss sum of the targets of whole sequences and the gradient of the residual stream after the last layer, zero outside their first tokens.
+    /// Loss sum of the targets of whole sequences and the gradient of `x`, the residual stream after the last layer at their first tokens.
     fn target_loss(
         &self,
-        x: &Matrix<T>,
+        x: Matrix<T>,
         batch: &Batch,
         gradients: &mut Gradients<T>,
         pass: &Pass<'_, T>,
     ) -> (f64, Matrix<T>) {
         let Head::Classes(classifier) = &self.head else { unreachable!("a head over whole sequences") };
-        let rows: Vec<usize> = batch.targets.iter().map(|target| batch.segments.list()[target.segment].start).collect();
-        let (outputs, saved) = classifier.forward(pick(x, &rows, pass), pass);
+        let (outputs, saved) = classifier.forward(x, pass);
         let (loss, d_outputs) = target::forward_backward(&outputs, &batch.targets, pass.workspace);
-        let d_picked = classifier.backward(&d_outputs, saved, true, gradients, pass);
-        (loss, scatter(&d_picked.expect("a gradient that was asked for"), &rows, x, pass))
+        let dx = classifier.backward(&d_outputs, saved, true, gradients, pass);
+        (loss, dx.expect("a gradient that was asked for"))
     }
 
     /// Logits of rows of the residual stream after the last layer.
     pub(super) fn project(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        self.vocabulary().0.logits(&self.normed_rows(x, rows, pass), pass.workspace)
+        self.vocabulary().0.logits(&self.normed(pick(x, rows, pass), pass), pass.workspace)
     }
 
     /// The learned prefix as this pass needs it, and the batch's table with it in front.
@@ -290,9 +308,8 @@ impl<T: Real> Decoder<T> {
         (Some(tokens), Cow::Owned(batch.segments.behind(learned.prefix.tokens())))
     }
 
-    fn normed_rows(&self, x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        let picked = pick(x, rows, pass);
-        self.final_norm(&picked, pass).0.unwrap_or(picked)
+    fn normed(&self, x: Matrix<T>, pass: &Pass<'_, T>) -> Matrix<T> {
+        self.final_norm(&x, pass).0.unwrap_or(x)
     }
 
     /// Rows normalised by the final norm, where there is one, and what its backward needs.
@@ -307,23 +324,6 @@ impl<T: Real> Decoder<T> {
 }
 
 /// Rows of `x` as a matrix of their own.
-fn pick<T: Real>(x: &Matrix<T>, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-    let mut picked = pass.workspace.matrix(rows.len(), x.cols());
-    for (index, &row) in rows.iter().enumerate() {
-        picked.row_mut(index).copy_from_slice(x.row(row));
-    }
-    picked
-}
-
-/// The gradient of `x` from that of [`pick`]ed rows.
-fn scatter<T: Real>(picked: &Matrix<T>, rows: &[usize], x: &Matrix<T>, pass: &Pass<'_, T>) -> Matrix<T> {
-    let mut dx = pass.workspace.zeros(x.rows(), x.cols());
-    for (index, &row) in rows.iter().enumerate() {
-        dx.row_mut(row).copy_from_slice(picked.row(index));
-    }
-    dx
-}
-
 impl<T: Real> Kept<T> {
     fn bytes(&self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! One layer: a residual step around attention, a residual step around the MLP; forward and backward.
 //!
-//! Forward keeps the residual stream before and in the middle of the layer and what the two steps keep; recomputation keeps the layer's input alone.
+//! Forward keeps the residual stream before and in the middle of the layer and what the two steps keep; recomputation keeps the layer's input alone. Where only some
+//! rows of the result are read, as above the last layer, the MLP is computed for those alone.
 
 use super::attention::{Attention, Saved as AttentionSaved};
 use super::learned::VirtualTokens;
@@ -8,6 +9,7 @@ use super::linear::Linear;
 use super::mlp::{Mlp, Saved as MlpSaved};
 use super::norm::Norm;
 use super::residual::{Given, Input, Residual, Saved as ResidualSaved};
+use super::rows::{pick, scatter};
 use crate::adapter::{Gradients, Pass};
 use crate::ops::Segments;
 use crate::ops::rope::Table;
@@ -48,6 +50,8 @@ pub struct Saved<T: Real> {
 struct Inner<T: Real> {
     around_attention: ResidualSaved<T>,
     attention: AttentionSaved<T>,
+    /// The rows that are read, where those are not all.
+    rows: Option<Vec<usize>>,
     middle: Matrix<T>,
     around_mlp: ResidualSaved<T>,
     mlp: MlpSaved<T>,
@@ -56,7 +60,7 @@ struct Inner<T: Real> {
 impl<T: Real> Saved<T> {
     /// Bytes held until backward.
     pub fn bytes(&self) -> usize {
-        let Inner { around_attention, attention, middle, around_mlp, mlp } = &self.inner;
+        let Inner { around_attention, attention, middle, around_mlp, mlp, .. } = &self.inner;
         self.input.bytes()
             + around_attention.bytes()
             + attention.bytes()
@@ -101,20 +105,20 @@ impl<T: Real> Layer<T> {
         self.attention.trains() || self.around_attention.trains()
     }
 
-    /// The residual stream after the layer, `[tokens, hidden]`, and what backward needs.
-    pub fn forward(&self, input: Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Saved<T>) {
-        let (output, inner) = self.run(&input, shared);
+    /// The residual stream after the layer, `[tokens, hidden]` or its rows `rows`, and what backward needs.
+    pub fn forward(&self, input: Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let (output, inner) = self.run(&input, rows, shared);
         (output, Saved { input, inner })
     }
 
-    /// The residual stream after the layer; nothing is kept.
-    pub fn infer(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> Matrix<T> {
-        self.run(input, shared).0
+    /// As [`Self::forward`]; nothing is kept.
+    pub fn infer(&self, input: &Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> Matrix<T> {
+        self.run(input, rows, shared).0
     }
 
     /// As [`Self::infer`], with the rotated keys and the values, head-major, for tokens that follow later.
     pub fn prefill(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, [Matrix<T>; 2]) {
-        let (output, inner) = self.run(input, shared);
+        let (output, inner) = self.run(input, None, shared);
         (output, inner.attention.into_keys_and_values())
     }
 
@@ -133,15 +137,17 @@ impl<T: Real> Layer<T> {
         self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass)).0
     }
 
-    fn run(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
+    fn run(&self, input: &Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
         let Shared { segments, ropes, learned, pass } = shared;
         let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, learned, pass);
         let (middle, around_attention, attention) = self.around_attention.forward(input, pass, body);
+        let rows = rows.filter(|rows| rows.iter().copied().ne(0..middle.rows())).map(<[usize]>::to_vec);
+        let middle = rows.as_ref().map(|rows| pick(&middle, rows, pass)).unwrap_or(middle);
         let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass));
-        (output, Inner { around_attention, attention, middle, around_mlp, mlp })
+        (output, Inner { around_attention, attention, rows, middle, around_mlp, mlp })
     }
 
-    /// From the gradient of the layer's output: the gradients of what trains, and the gradient of the layer's input where something below trains.
+    /// From the gradient of what [`Self::forward`] returned: the gradients of what trains, and the gradient of the layer's input where something below trains.
     pub fn backward(
         &self,
         saved: Saved<T>,
@@ -158,12 +164,13 @@ impl<T: Real> Layer<T> {
     pub fn recompute_backward(
         &self,
         input: Matrix<T>,
+        rows: Option<&[usize]>,
         d_output: Matrix<T>,
         wanted: bool,
         shared: Shared<'_, T>,
         gradients: &mut Gradients<T>,
     ) -> Option<Matrix<T>> {
-        let (_, inner) = self.run(&input, shared);
+        let (_, inner) = self.run(&input, rows, shared);
         self.unwind(&input, inner, d_output, wanted, shared, gradients)
     }
 
@@ -177,13 +184,14 @@ impl<T: Real> Layer<T> {
         gradients: &mut Gradients<T>,
     ) -> Option<Matrix<T>> {
         let Shared { segments, ropes, learned, pass } = shared;
-        let Inner { around_attention, attention, middle, around_mlp, mlp } = inner;
+        let Inner { around_attention, attention, rows, middle, around_mlp, mlp } = inner;
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
             self.mlp.backward(dy, x, mlp, wanted, gradients, pass)
         };
         let (below, here) = (wanted || self.first_half_trains() || learned.is_some(), self.mlp.trains());
         let d_middle = self.around_mlp.backward(&middle, around_mlp, d_output, below, here, pass, gradients, body)?;
         drop(middle);
+        let d_middle = rows.map(|rows| scatter(&d_middle, &rows, input.rows(), pass)).unwrap_or(d_middle);
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
             self.attention.backward(dy, x, attention, wanted, segments, ropes, learned, gradients, pass)
         };

@@ -22,6 +22,7 @@ mod load;
 mod mlp;
 mod norm;
 mod residual;
+mod rows;
 mod trained;
 
 pub use assemble::{initial_values, random};
