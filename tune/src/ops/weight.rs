@@ -7,15 +7,15 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Workspace, matmul};
-use crate::weights::round_to_bf16;
+use crate::weights::{Bf16Values, round_to_bf16};
 
 /// How the elements are held.
 #[derive(Clone, Debug)]
 pub enum Storage<T> {
     /// In the compute type.
     Dense(Vec<T>),
-    /// As bf16, two bytes an element, widened when used.
-    Bf16(Vec<bf16>),
+    /// As bf16, two bytes an element, widened when used; in the model's file, or of its own.
+    Bf16(Bf16Values),
 }
 
 /// A matrix `[rows, cols]` = `[d_out, d_in]`, row-major.
@@ -144,7 +144,8 @@ impl<T: Real> Weight<T> {
                 Storage::Dense(data.par_iter().zip(delta).map(|(w, d)| T::from_f64(w.to_f64() + d)).collect())
             }
             Storage::Bf16(data) => {
-                Storage::Bf16(data.par_iter().zip(delta).map(|(w, d)| round_to_bf16(w.to_f64() + d)).collect())
+                let sum: Vec<bf16> = data.par_iter().zip(delta).map(|(w, d)| round_to_bf16(w.to_f64() + d)).collect();
+                Storage::Bf16(sum.into())
             }
         };
         Self { storage, rows: self.rows, cols: self.cols }
@@ -245,7 +246,8 @@ mod tests {
 
     #[test]
     fn thawing_keeps_the_values() {
-        let mut weight = Weight::<f32>::new(Storage::Bf16(vec![bf16::from_f32(0.1), bf16::from_f32(-3.0)]), 1, 2);
+        let mut weight =
+            Weight::<f32>::new(Storage::Bf16(vec![bf16::from_f32(0.1), bf16::from_f32(-3.0)].into()), 1, 2);
         assert!(weight.elements_mut().is_none());
         weight.thaw();
         assert_eq!(weight.elements(), Some([bf16::from_f32(0.1).to_f32(), -3.0].as_slice()));
@@ -258,7 +260,7 @@ mod tests {
         let (rows, cols) = (700, 600);
         let stored: Vec<bf16> = numbers(rows * cols, "w").into_iter().map(bf16::from_f64).collect();
         let dense = Weight::new(Storage::Dense(stored.iter().map(|v| v.to_f64()).collect()), rows, cols);
-        let narrow = Weight::new(Storage::Bf16(stored), rows, cols);
+        let narrow = Weight::new(Storage::Bf16(stored.into()), rows, cols);
         let x = matrix(&workspace, 3, &numbers(3 * cols, "x"));
         let dy = matrix(&workspace, 3, &numbers(3 * rows, "dy"));
         let close = |a: &Matrix<f64>, b: &Matrix<f64>| {

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::bf16;
 use quanta_circuit::Real;
 use safetensors::tensor::TensorInfo as StoredInfo;
 
+use super::bf16::Bf16Values;
 use super::dtype::Dtype;
 use super::error::WeightsError;
 use super::header;
@@ -251,12 +251,24 @@ impl TensorFiles {
 
     /// A tensor's values, row-major, converted as [`Dtype::decode`] does. Errors as [`TensorFiles::info`].
     pub fn read<T: Real>(&self, name: &str) -> Result<Vec<T>, WeightsError> {
-        self.info(name)?.dtype.decode(&self.bytes(name)?)
+        let info = self.info(name)?;
+        let values = info.dtype.decode(&self.bytes(name)?);
+        self.files[info.file].bytes.release(&info.range);
+        values
     }
 
-    /// A tensor's values as `bf16`, row-major: bit by bit from `Bf16`, else rounded once. Errors as [`TensorFiles::info`].
-    pub fn read_bf16(&self, name: &str) -> Result<Vec<bf16>, WeightsError> {
-        self.info(name)?.dtype.decode_bf16(&self.bytes(name)?)
+    /// A tensor's values as `bf16`, row-major: those of the file where it has them so, else a copy, rounded once. Errors as [`TensorFiles::info`].
+    pub fn read_bf16(&self, name: &str) -> Result<Bf16Values, WeightsError> {
+        let info = self.info(name)?;
+        let file = &self.files[info.file].bytes;
+        if info.dtype == Dtype::Bf16 && info.strides.is_none() {
+            if let Some(values) = Bf16Values::in_file(file, info.range.clone()) {
+                return Ok(values);
+            }
+        }
+        let values = info.dtype.decode_bf16(&self.bytes(name)?)?;
+        file.release(&info.range);
+        Ok(values.into())
     }
 }
 
@@ -291,6 +303,7 @@ mod tests {
     use std::collections::HashMap;
     use std::fs;
 
+    use half::bf16;
     use safetensors::tensor::TensorView;
 
     use super::*;
@@ -342,9 +355,51 @@ mod tests {
             assert_eq!(files.bytes(raw.0).unwrap(), raw.3);
             assert_eq!(files.read::<f64>(raw.0).unwrap(), values);
             assert_eq!(files.read::<f32>(raw.0).unwrap(), values.map(|v| v as f32));
-            assert_eq!(files.read_bf16(raw.0).unwrap(), values.map(bf16::from_f64));
+            assert_eq!(*files.read_bf16(raw.0).unwrap(), values.map(bf16::from_f64));
+            assert_eq!(
+                files.read_bf16(raw.0).unwrap().is_mapped(),
+                dtype == Dtype::Bf16 && cfg!(target_endian = "little")
+            );
         }
         assert!(matches!(files.read::<f32>("absent"), Err(WeightsError::UnknownTensor { .. })));
+    }
+
+    #[test]
+    fn bf16_values_outlive_the_files_name_and_are_copied_at_odd_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let values = [1.0_f32, -2.5, 384.0];
+        let stored: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
+        for padding in [6, 7] {
+            // a header may have any length
+            let begin = r#"{"w":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]}"#;
+            let header = format!("{begin}{}}}", " ".repeat((8 - (begin.len() + 1) % 8) % 8 + padding));
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.extend(&stored);
+            fs::write(&path, bytes).unwrap();
+            let files = TensorFiles::open_file(&path).unwrap();
+            let (read, again) = (files.read_bf16("w").unwrap(), files.read_bf16("w").unwrap().clone());
+            drop(files);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(read.is_mapped(), padding == 6 && cfg!(target_endian = "little"));
+            assert_eq!(*read, values.map(bf16::from_f32));
+            assert_eq!(*read, *again);
+        }
+    }
+
+    #[test]
+    fn a_tensor_is_the_same_when_it_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        // some pages of each, with borders inside a page
+        let many: Vec<f32> = (0..5000).map(|i| i as f32).collect();
+        save(&path, &[f32s("a", &many), f32s("b", &many[1..])]);
+        let files = TensorFiles::open_file(&path).unwrap();
+        for _ in 0..2 {
+            assert_eq!(files.read::<f32>("a").unwrap(), many);
+            assert_eq!(files.read::<f32>("b").unwrap(), many[1..]);
+        }
     }
 
     #[test]

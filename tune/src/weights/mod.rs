@@ -9,6 +9,7 @@
 //! small files, [`Staging`] for whole folders.
 
 mod atomic;
+mod bf16;
 mod check;
 mod dtype;
 mod error;
@@ -22,6 +23,7 @@ mod view;
 mod write;
 
 pub use atomic::{AtomicFile, Staging, remove_leftovers, write_file};
+pub use bf16::Bf16Values;
 pub use check::{InventoryProblems, ShapeMismatch, check_inventory};
 pub use dtype::{Dtype, round_to_bf16};
 pub use error::WeightsError;
