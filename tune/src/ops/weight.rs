@@ -6,6 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::tensor::vector::widest;
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Workspace, matmul};
 use crate::weights::{Bf16Values, round_to_bf16};
 
@@ -26,8 +27,11 @@ pub struct Weight<T> {
     cols: usize,
 }
 
-/// Elements of one widened block: 1 MiB of f32, which stays in the second-level cache beside the kernel's packed panels.
+/// Elements of one widened block, about: 1 MiB of f32, which stays in the second-level cache beside the kernel's packed panels.
 const BLOCK: usize = 1 << 18;
+/// Rows of a block are a multiple of this, the kernel's tile, and never fewer than `LEAST_ROWS`: the kernel packs the other operand once for each block.
+const TILE_ROWS: usize = 64;
+const LEAST_ROWS: usize = 256;
 
 impl<T: Real> Weight<T> {
     /// A weight from its elements.
@@ -181,7 +185,8 @@ impl<T: Real> Weight<T> {
         match &self.storage {
             Storage::Dense(data) => work(0, data),
             Storage::Bf16(data) => {
-                let rows = (BLOCK / self.cols.max(1)).clamp(1, self.rows.max(1));
+                let rows =
+                    (BLOCK / self.cols.max(1) / TILE_ROWS * TILE_ROWS).max(LEAST_ROWS).clamp(1, self.rows.max(1));
                 let mut block = workspace.buffer(rows * self.cols);
                 for (index, stored) in data.chunks(rows * self.cols).enumerate() {
                     let wide = &mut block[..stored.len()];
@@ -199,9 +204,11 @@ pub fn row_lengths(elements: &[f64], cols: usize) -> Vec<f64> {
     elements.par_chunks(cols.max(1)).map(|row| row.iter().map(|w| w * w).sum::<f64>().sqrt()).collect()
 }
 
-fn widen<T: Real>(from: &[bf16], to: &mut [T]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = T::from_f64(f64::from(from.to_f32()));
+widest! {
+    fn widen<T: Real>(from: &[bf16], to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::from_f64(f64::from(f32::from_bits(u32::from(from.to_bits()) << 16)));
+        }
     }
 }
 
