@@ -3,6 +3,7 @@
 //! One binary for all of these tests, because linking costs more than running them. `fixture` makes model folders and data in a temporary folder; the
 //! mathematics is tested where it lives.
 
+mod bench;
 mod broken_config;
 mod broken_files;
 mod circuit;

@@ -135,8 +135,8 @@ pub enum RunError {
         /// Bytes free.
         available: u64,
     },
-    /// A matrix or circuit beyond the machine's memory.
-    #[error("this takes about {:.1} GiB and {:.1} GiB are free: choose a smaller circuit", gib(*.needed), gib(*.available))]
+    /// A matrix, product or circuit beyond the machine's memory.
+    #[error("this takes about {:.1} GiB and {:.1} GiB are free: choose something smaller", gib(*.needed), gib(*.available))]
     TooLarge {
         /// Estimated bytes.
         needed: u64,

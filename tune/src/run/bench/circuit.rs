@@ -1,9 +1,8 @@
 //! `quanta bench circuit`: the circuit's kernel beside the frozen linear of the same site and beside the einsum order, interleaved in one run.
 
-use std::time::Instant;
-
 use quanta_circuit::{Plan, apply, backward, instruction_set, permuted};
 
+use super::clock::{median, seconds};
 use crate::ops::{Storage, Weight};
 use crate::run::circuit::check_size;
 use crate::run::source::workspace;
@@ -118,7 +117,7 @@ fn run<T: Real>(
             }
         }
     });
-    let [f, fb, c, cb, e, eb] = times.map(median);
+    let [f, fb, c, cb, e, eb] = times.map(|mut list| median(&mut list));
     Ok(CircuitTimes {
         instruction_set: instruction_set::<T>(),
         threads: workspace.threads(),
@@ -135,15 +134,4 @@ fn matrix<T: Real>(workspace: &Workspace<T>, rows: usize, values: &[T]) -> Matri
     let mut matrix = workspace.matrix(rows, values.len() / rows);
     matrix.copy_from(values);
     matrix
-}
-
-fn seconds(work: impl FnOnce()) -> f64 {
-    let clock = Instant::now();
-    work();
-    clock.elapsed().as_secs_f64()
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }

@@ -8,71 +8,19 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use super::super::RunError;
-use super::super::memory::{self, peak_resident_bytes};
-use super::super::source::workspace;
+use super::clock::median;
+use super::shapes::{Shape, shape};
 use crate::adapter::{Kind, Layers, MethodInfo, Selection, Sites, method_named, methods};
 use crate::config::{Problems, Section};
 use crate::data::batch::{Weighting, pack};
 use crate::data::example::Encoded;
-use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, families, random, read_config, resolve};
+use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, random, resolve};
 use crate::ops::Batch;
+use crate::run::RunError;
+use crate::run::memory::{self, peak_resident_bytes};
+use crate::run::source::workspace;
 use crate::tensor::Stream;
 use crate::train::{AdamW, AdamWSettings, Step, StepSettings};
-
-/// A model's shape by name, and the axes of a circuit that fits it.
-struct Shape {
-    name: &'static str,
-    hidden: usize,
-    intermediate: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    vocab: usize,
-    tied: bool,
-    dims: &'static [usize],
-}
-
-const SHAPES: [Shape; 3] = [
-    Shape {
-        name: "tiny-288",
-        hidden: 288,
-        intermediate: 768,
-        layers: 6,
-        heads: 6,
-        kv_heads: 6,
-        vocab: 32_000,
-        tied: false,
-        dims: &[8, 6, 6],
-    },
-    Shape {
-        name: "smollm2-135m",
-        hidden: 576,
-        intermediate: 1536,
-        layers: 30,
-        heads: 9,
-        kv_heads: 3,
-        vocab: 49_152,
-        tied: true,
-        dims: &[9, 8, 8],
-    },
-    Shape {
-        name: "llama2-7b-2l",
-        hidden: 4096,
-        intermediate: 11_008,
-        layers: 2,
-        heads: 32,
-        kv_heads: 32,
-        vocab: 32_000,
-        tied: false,
-        dims: &[16, 8, 8, 4],
-    },
-];
-
-/// Names of the shapes.
-pub fn shapes() -> impl Iterator<Item = &'static str> {
-    SHAPES.iter().map(|shape| shape.name)
-}
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -126,11 +74,8 @@ const ANSWER: usize = 5;
 /// # Errors
 /// When the shape or the adapter is unknown or does not fit, memory is short, or a number is not finite.
 pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
-    let shape = SHAPES.iter().find(|shape| shape.name == bench.shape).ok_or_else(|| {
-        let known: Vec<&str> = shapes().collect();
-        RunError::Usage(format!("there is no shape `{}`: choose one of {}", bench.shape, known.join(", ")))
-    })?;
-    let config = config(shape);
+    let shape = shape(&bench.shape)?;
+    let config = shape.config();
     let attachment = attachment(bench, shape, &config)?;
     let origin = "bench train".to_owned();
     let chosen =
@@ -155,7 +100,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
     for index in 0..bench.warmup + bench.steps {
         let batches: Vec<Batch> =
-            (0..bench.accumulate).map(|_| micro_batch(&mut stream, bench, shape.vocab as u64)).collect();
+            (0..bench.accumulate).map(|_| micro_batch(&mut stream, bench, model.config().vocab_size as u64)).collect();
         let clock = Instant::now();
         let report = step
             .take(&mut model, &batches, index, 1e-4, &workspace)
@@ -177,12 +122,6 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     })
 }
 
-fn median(seconds: &mut [f64]) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    let middle = seconds.len() / 2;
-    if seconds.len().is_multiple_of(2) { (seconds[middle - 1] + seconds[middle]) / 2.0 } else { seconds[middle] }
-}
-
 fn micro_batch(stream: &mut Stream, bench: &TrainBench, vocab: u64) -> Batch {
     let mut sample = || {
         let length = ((bench.mean_length as f64).ln() + SPREAD * stream.normal()).exp().clamp(LENGTHS.0, LENGTHS.1);
@@ -191,17 +130,6 @@ fn micro_batch(stream: &mut Stream, bench: &TrainBench, vocab: u64) -> Batch {
     };
     let samples: Vec<Encoded> = (0..bench.batch).map(|_| sample()).collect();
     pack(&samples.iter().collect::<Vec<_>>(), Weighting::Token)
-}
-
-fn config(shape: &Shape) -> ModelConfig {
-    let value = json!({
-        "model_type": families()[0].model_type, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocab, "tie_word_embeddings": shape.tied, "max_position_embeddings": 2048,
-    });
-    let map = value.as_object().cloned().unwrap_or_default();
-    // the table's shapes are complete: a test reads all of them
-    read_config(map, &Problems::new()).expect("a shape of the table is a model")
 }
 
 /// The method on q and v of every layer; for `none` the norm of the lowest layer, which costs next to nothing beside the gradient that reaches it.
@@ -237,23 +165,4 @@ fn attachment(bench: &TrainBench, shape: &Shape, config: &ModelConfig) -> Result
     };
     let selection = Selection { sites: sites(&["q_proj", "v_proj"]), layers: Layers::default() };
     Ok(Attachment { method: method.map_err(RunError::Config)?, selection })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_shape_is_a_model_that_its_circuit_fits() {
-        for shape in &SHAPES {
-            let config = config(shape);
-            assert_eq!(shape.dims.iter().product::<usize>(), config.hidden_size);
-        }
-        assert_eq!(config(&SHAPES[1]).parameters(), 134_515_008);
-    }
-
-    #[test]
-    fn medians_are_middles() {
-        assert_eq!((median(&mut [3.0, 1.0, 2.0]), median(&mut [4.0, 1.0])), (2.0, 2.5));
-    }
 }

@@ -1,0 +1,46 @@
+//! `quanta bench`: measurements on random data.
+
+mod circuit;
+mod gemm;
+mod train;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+/// What can be measured.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// A circuit beside the frozen linear it adapts, and beside the einsum order with permutes
+    Circuit(circuit::Arguments),
+    /// The frozen product, both ways, beside the machine's arithmetic limit
+    Gemm(gemm::Arguments),
+    /// Training steps on random weights, with the lengths of real prompts
+    Train(train::Arguments),
+}
+
+/// Who measured, in the JSON of every benchmark.
+const ENGINE: &str = concat!("quanta ", env!("CARGO_PKG_VERSION"));
+
+/// How weights are held.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Held {
+    F32,
+    Bf16,
+}
+
+impl Held {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Circuit(arguments) => circuit::run(arguments),
+        Command::Gemm(arguments) => gemm::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+    }
+}
