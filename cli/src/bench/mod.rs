@@ -1,6 +1,7 @@
 //! `quanta bench`: measurements on random data.
 
 mod circuit;
+mod decode;
 mod gemm;
 mod train;
 
@@ -12,6 +13,8 @@ use clap::ValueEnum;
 pub enum Command {
     /// A circuit beside the frozen linear it adapts, and beside the einsum order with permutes
     Circuit(circuit::Arguments),
+    /// Generation on random weights, beside the machine's memory
+    Decode(decode::Arguments),
     /// The frozen product, both ways, beside the machine's arithmetic limit
     Gemm(gemm::Arguments),
     /// Training steps on random weights, with the lengths of real prompts
@@ -40,6 +43,7 @@ impl Held {
 pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Circuit(arguments) => circuit::run(arguments),
+        Command::Decode(arguments) => decode::run(arguments),
         Command::Gemm(arguments) => gemm::run(arguments),
         Command::Train(arguments) => train::run(arguments),
     }

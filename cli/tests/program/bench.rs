@@ -36,3 +36,44 @@ fn products_are_measured_both_ways_beside_the_limit() {
     workshop.refused(&["bench", "gemm", "--shape", "9x4000000000x4000000000"], 1, &["GiB are free"]);
     workshop.refused(&["bench", "gemm", "--repeats", "0"], 2, &["--repeats"]);
 }
+
+#[test]
+fn generation_is_measured_beside_the_memory() {
+    let workshop = Workshop::empty();
+    let arguments = [
+        "bench",
+        "decode",
+        "--shape",
+        "tiny-288",
+        "--prompt",
+        "20",
+        "--tokens",
+        "3",
+        "--repeats",
+        "1",
+        "--threads",
+        "2",
+    ];
+    for (options, bytes) in [
+        (["--rows", "3", "--shared", "18", "--dtype", "f32"], 4),
+        (["--rows", "1", "--shared", "0", "--dtype", "bf16"], 2),
+    ] {
+        let line = workshop.json(&[&arguments[..], &options].concat());
+        let times = ["prefill_seconds", "prompt_tokens_per_second", "token_seconds", "tokens_per_second"];
+        positive(&line, &times);
+        positive(&line, &["weight_gb_per_second", "memory_gb_per_second", "memory_share"]);
+        // 6 layers, the final norm and a head of 32,000 rows of 288; of the embedding only rows
+        let (attention, mlp, norms) = (4 * 288 * 288, 3 * 288 * 768, 2 * 288);
+        assert_eq!(line["weight_bytes"], bytes * (6 * (attention + mlp + norms) + 288 + 32_000 * 288));
+        assert_eq!((line["rows"].to_string(), line["prompt"].as_u64()), (options[1].to_owned(), Some(20)));
+    }
+    assert!(workshop.run(&arguments).contains("GB/s of weights"));
+    let refused = |options: &[&str], needle: &str| {
+        workshop.refused(&[&["bench", "decode"], options].concat(), 2, &[needle]);
+    };
+    refused(&["--shape", "large"], "smollm2-135m");
+    refused(&["--rows", "0"], "--rows");
+    refused(&["--tokens", "1"], "--tokens");
+    refused(&["--prompt", "4", "--shared", "5"], "cannot share 5");
+    refused(&["--prompt", "2000", "--tokens", "49"], "2048");
+}

@@ -2,12 +2,14 @@
 
 mod circuit;
 mod clock;
+mod decode;
 mod gemm;
 mod limit;
 mod shapes;
 mod train;
 
 pub use circuit::{CircuitBench, CircuitTimes, circuit};
+pub use decode::{DecodeBench, DecodeTimes, decode};
 pub use gemm::{GemmBench, GemmTimes, Product, gemm};
 pub use shapes::shapes;
 pub use train::{TrainBench, TrainTiming, train_bench};
