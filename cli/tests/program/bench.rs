@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fixture::Workshop;
+use crate::fixture::{Workshop, relative};
 
 /// Whether these keys hold positive numbers.
 fn positive(line: &Value, keys: &[&str]) {
@@ -76,4 +76,59 @@ fn generation_is_measured_beside_the_memory() {
     refused(&["--tokens", "1"], "--tokens");
     refused(&["--prompt", "4", "--shared", "5"], "cannot share 5");
     refused(&["--prompt", "2000", "--tokens", "49"], "2048");
+}
+
+#[test]
+fn training_is_measured_with_and_without_each_saving() {
+    let workshop = Workshop::empty();
+    let measure = |options: &[&str]| {
+        let small = [
+            "bench",
+            "train",
+            "--shape",
+            "tiny-288",
+            "--batch",
+            "2",
+            "--mean-length",
+            "70",
+            "--steps",
+            "2",
+            "--warmup",
+            "0",
+        ];
+        let line = workshop.json(&[&small[..], options].concat());
+        positive(
+            &line,
+            &["median_step_seconds", "tokens_per_second", "samples_per_second", "micro_batch_tokens", "gflops"],
+        );
+        positive(&line["flops_per_token"], &["forward", "backward", "head", "total"]);
+        line
+    };
+    let losses = |line: &Value| -> Vec<f64> {
+        line["losses"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect()
+    };
+    let flops = |line: &Value| line["flops_per_token"]["total"].as_f64().expect("a number");
+    let plain = measure(&[]);
+    for options in [&["--labels", "all"][..], &["--padded"], &["--set", "s=circuit"]] {
+        let line = measure(options);
+        assert!(flops(&line) > flops(&plain), "{options:?}: {line}");
+        // the same losses, to rounding in f32: about 10, sums of some hundred terms
+        assert!(relative(&losses(&line), &losses(&plain)) < 1e-4, "{options:?}: {line} and {plain}");
+    }
+    let shared = measure(&["--choices", "3"]);
+    let separate = measure(&["--choices", "3", "--separate"]);
+    assert!(relative(&losses(&separate), &losses(&shared)) < 1e-4, "{separate} and {shared}");
+    assert!(separate["micro_batch_tokens"].as_f64() > shared["micro_batch_tokens"].as_f64());
+    let bare = measure(&["--adapter", "none"]);
+    assert!(flops(&bare) < flops(&plain), "{bare} and {plain}");
+    for (options, needle) in [
+        (&["--choices", "1"][..], "--choices"),
+        (&["--separate"], "--choices"),
+        (&["--choices", "3", "--padded"], "--padded"),
+        (&["--set", "s=elsewhere"], "elsewhere"),
+        (&["--set", "s"], "key=value"),
+        (&["--adapter", "nothing"], "quanta methods"),
+    ] {
+        workshop.refused(&[&["bench", "train", "--shape", "tiny-288"], options].concat(), 2, &[needle]);
+    }
 }

@@ -5,11 +5,13 @@ mod clock;
 mod decode;
 mod gemm;
 mod limit;
+mod samples;
 mod shapes;
 mod train;
 
 pub use circuit::{CircuitBench, CircuitTimes, circuit};
 pub use decode::{DecodeBench, DecodeTimes, decode};
 pub use gemm::{GemmBench, GemmTimes, Product, gemm};
+pub use samples::Layout;
 pub use shapes::shapes;
-pub use train::{TrainBench, TrainTiming, train_bench};
+pub use train::{TokenFlops, TrainBench, TrainTiming, train_bench};

@@ -1,7 +1,7 @@
 //! `quanta bench train`: seconds of training steps on random weights and random tokens, with the lengths of real prompts.
 //!
 //! Speed does not depend on the values. Prompts are log-normal around a mean length, clipped to 64..512, answers are five tokens, and the loss is on the
-//! answers only. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
+//! answers only; [`Layout`] leaves out one saving of training's at a time. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
 //! down.
 
 use std::time::Instant;
@@ -9,11 +9,10 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::clock::median;
+use super::samples::{Layout, Samples, Work};
 use super::shapes::{Shape, shape};
 use crate::adapter::{Kind, Layers, MethodInfo, Selection, Sites, method_named, methods};
-use crate::config::{Problems, Section};
-use crate::data::batch::{Weighting, pack};
-use crate::data::example::Encoded;
+use crate::config::{ConfigError, Problems, Section};
 use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, random, resolve};
 use crate::ops::Batch;
 use crate::run::RunError;
@@ -41,8 +40,10 @@ pub struct TrainBench {
     pub warmup: usize,
     /// Mean length of the prompts, in tokens.
     pub mean_length: usize,
-    /// Settings of the adapter, as a config entry has them; none: the shape's axes, or the method's defaults.
-    pub settings: Option<Map<String, Value>>,
+    /// How samples lie in a batch.
+    pub layout: Layout,
+    /// Settings of the adapter, as a config entry has them; to them come the shape's axes, where the method takes and they name none.
+    pub settings: Map<String, Value>,
     /// Threads; 0: one for each processor.
     pub threads: usize,
 }
@@ -50,24 +51,45 @@ pub struct TrainBench {
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainTiming {
+    /// Threads in use.
+    pub threads: usize,
     /// Trainable parameters.
     pub trainable: usize,
     /// Median seconds of a step.
     pub median_step_seconds: f64,
-    /// Tokens of all measured steps over their seconds.
+    /// Tokens of all measured steps, padding left out, over their seconds.
     pub tokens_per_second: f64,
+    /// Samples of all measured steps over their seconds.
+    pub samples_per_second: f64,
+    /// Mean tokens of a micro-batch, padding among them.
+    pub micro_batch_tokens: f64,
+    /// Floating-point operations of the measured steps over their tokens, as [`Cost`] counts them.
+    pub flops: TokenFlops,
     /// Most bytes of the process at one time, where the system tells.
     pub peak_resident_bytes: Option<u64>,
     /// Loss of each measured step.
     pub losses: Vec<f64>,
 }
 
-/// Most and least tokens of a sample.
-const LENGTHS: (f64, f64) = (64.0, 512.0);
-/// Standard deviation of the logarithm of a length.
-const SPREAD: f64 = 0.35;
-/// Trained tokens of a sample.
-const ANSWER: usize = 5;
+/// Floating-point operations of a training step for one token that is no padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TokenFlops {
+    /// Linears and attention, forward.
+    pub forward: f64,
+    /// Linears and attention, backward.
+    pub backward: f64,
+    /// The head, forward and backward, for the rows that it computes.
+    pub head: f64,
+    /// The adapter, forward and backward.
+    pub adapter: f64,
+}
+
+impl TokenFlops {
+    /// All of them.
+    pub fn total(&self) -> f64 {
+        self.forward + self.backward + self.head + self.adapter
+    }
+}
 
 /// Trains random weights for some steps and measures each.
 ///
@@ -80,56 +102,70 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let origin = "bench train".to_owned();
     let chosen =
         resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
-    let tokens = (LENGTHS.1 as usize) * bench.batch;
+    let (batch, mean_length, vocab) = (bench.batch, bench.mean_length, config.vocab_size as u64);
+    let samples = Samples { batch, mean_length, vocab, layout: bench.layout };
+    let (tokens, length) = samples.most_tokens();
     let training = Training {
         tokens,
-        length: LENGTHS.1 as usize,
-        labels: ANSWER * bench.batch,
+        length,
+        labels: samples.most_labels(),
         number_bytes: 4,
         weight_bytes: if bench.bf16 { 2 } else { 4 },
         recompute: false,
     };
-    memory::check(&Cost::of(&config, std::slice::from_ref(&attachment), &chosen, training))?;
+    let attachments = [attachment];
+    let cost = |training| Cost::of(&config, &attachments, &chosen, training);
+    memory::check(&cost(training))?;
     let workspace = workspace::<f32>(bench.threads)?;
-    let mut model: Decoder<f32> = random(config, 0.02, 0, bench.bf16);
+    let mut model: Decoder<f32> = random(config.clone(), 0.02, 0, bench.bf16);
     let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
-    workspace.run(|| model.attach(&[attachment], &chosen, 0, kept))?;
+    workspace.run(|| model.attach(&attachments, &chosen, 0, kept))?;
     let settings = StepSettings { clip: Some(1.0), recompute: false, seed: 0 };
     let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
     let mut stream = Stream::new(1, "bench", "lengths");
-    let (mut seconds, mut tokens, mut losses) = (Vec::new(), 0, Vec::new());
+    let (mut seconds, mut losses, mut work) = (Vec::new(), Vec::new(), Work::default());
     for index in 0..bench.warmup + bench.steps {
-        let batches: Vec<Batch> =
-            (0..bench.accumulate).map(|_| micro_batch(&mut stream, bench, model.config().vocab_size as u64)).collect();
+        let mut drawn = Work::default();
+        let batches: Vec<Batch> = (0..bench.accumulate).map(|_| samples.draw(&mut stream, &mut drawn)).collect();
         let clock = Instant::now();
         let report = step
             .take(&mut model, &batches, index, 1e-4, &workspace)
             .map_err(|source| RunError::Diverged { source, saved: None })?;
         if index >= bench.warmup {
             seconds.push(clock.elapsed().as_secs_f64());
-            tokens += report.tokens;
             losses.push(report.loss);
+            work.add(drawn);
         }
     }
     let trainable = model.trained().iter().map(|trained| trained.trainable()).sum();
     let total: f64 = seconds.iter().sum();
+    let micro_batches = (bench.steps * bench.accumulate).max(1);
     Ok(TrainTiming {
+        threads: workspace.threads(),
         trainable,
         median_step_seconds: median(&mut seconds),
-        tokens_per_second: tokens as f64 / total,
+        tokens_per_second: work.tokens as f64 / total,
+        samples_per_second: (micro_batches * batch) as f64 / total,
+        micro_batch_tokens: work.computed as f64 / micro_batches as f64,
+        flops: token_flops(work, |length| cost(Training { length, ..training })),
         peak_resident_bytes: peak_resident_bytes(),
         losses,
     })
 }
 
-fn micro_batch(stream: &mut Stream, bench: &TrainBench, vocab: u64) -> Batch {
-    let mut sample = || {
-        let length = ((bench.mean_length as f64).ln() + SPREAD * stream.normal()).exp().clamp(LENGTHS.0, LENGTHS.1);
-        let tokens: Vec<u32> = (0..length as usize).map(|_| 5 + stream.below(vocab - 5) as u32).collect();
-        Encoded::with_tail(tokens, ANSWER, false)
-    };
-    let samples: Vec<Encoded> = (0..bench.batch).map(|_| sample()).collect();
-    pack(&samples.iter().collect::<Vec<_>>(), Weighting::Token)
+/// Operations of `work` over its tokens; `cost(length)` is that of sequences of a length.
+fn token_flops(work: Work, cost: impl Fn(usize) -> Cost) -> TokenFlops {
+    // a causal sequence sees half its length in the mean: the length whose half is what these tokens see
+    let cost = cost((2.0 * work.seen as f64 / work.computed.max(1) as f64).round() as usize);
+    let tokens = work.tokens.max(1) as f64;
+    let each = |flops: u64, rows: f64| flops as f64 * rows / tokens;
+    let computed = work.computed as f64;
+    TokenFlops {
+        forward: each(cost.forward_flops, computed),
+        backward: each(cost.backward_flops, computed),
+        head: each(cost.head_flops, work.head_rows),
+        adapter: each(cost.adapter_flops, computed),
+    }
 }
 
 /// The method on q and v of every layer; for `none` the norm of the lowest layer, which costs next to nothing beside the gradient that reaches it.
@@ -157,12 +193,20 @@ fn attachment(bench: &TrainBench, shape: &Shape, config: &ModelConfig) -> Result
     let info = method_named(name).ok_or_else(|| {
         RunError::Usage(format!("there is no adapter `{name}`: see `quanta methods`, or choose none"))
     })?;
-    let dims = json!({ "dims": shape.dims }).as_object().cloned().unwrap_or_default();
-    let method = match &bench.settings {
-        Some(settings) => read(info, settings.clone()),
-        // a method that knows no axes has defaults
-        None => read(info, dims).or_else(|_| read(info, Map::new())),
-    };
+    let mut with_axes = bench.settings.clone();
+    if !["dims", "plan"].iter().any(|key| bench.settings.contains_key(*key)) {
+        with_axes.insert("dims".to_owned(), json!(shape.dims));
+    }
+    // a method that knows no axes refuses them; what is said then is what the settings themselves are told
+    let method = read(info, with_axes).or_else(|axes| {
+        read(info, bench.settings.clone())
+            .map_err(|plain| if problems(&plain) < problems(&axes) { plain } else { axes })
+    });
     let selection = Selection { sites: sites(&["q_proj", "v_proj"]), layers: Layers::default() };
     Ok(Attachment { method: method.map_err(RunError::Config)?, selection })
+}
+
+/// How much is wrong with a configuration.
+fn problems(error: &ConfigError) -> usize {
+    if let ConfigError::Invalid { problems, .. } = error { problems.len() } else { usize::MAX }
 }
