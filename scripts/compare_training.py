@@ -8,8 +8,13 @@
 PyTorch's side is what one would run instead: a Hugging Face LLaMA with random weights, QuanTA as one einsum over x and all gates (path by opt_einsum), W0 - S in the
 working weight, left padding to a multiple of 8, AdamW, clipping. Both sides draw lengths from the same distribution and train five answer tokens a sample. PyTorch
 is tried at micro-batch 4 and at 1 with accumulation 4; the better counts.
+
+Runs without an adapter, where only the lowest norm trains, say what the adapter adds to a step on either side. The share of the GEMM limit is the operations of this
+program's step (linears, attention, head and adapter, as `bench train --json` counts them) over its seconds, against what `bench gemm` reaches in the same rounds on
+the model's own shapes, each shape and direction weighted by its operations.
 """
 import argparse
+import collections
 import itertools
 import json
 import math
@@ -67,9 +72,11 @@ def pytorch(arguments):
             h = h.reshape(*x.shape[:-1], math.prod(dims))[..., :self.base.out_features]
             return self.base(x) + h
 
-    for layer in model.model.layers:
+    for layer in model.model.layers if arguments.adapter == "quanta" else []:
         for name in ("q_proj", "v_proj"):
             setattr(layer.self_attn, name, Circuit(getattr(layer.self_attn, name)))
+    if arguments.adapter == "none":
+        model.model.layers[0].input_layernorm.weight.requires_grad_(True)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-4, weight_decay=0.0)
     generator = torch.Generator().manual_seed(1)
@@ -101,6 +108,17 @@ def pytorch(arguments):
     print(json.dumps({"tokens_per_second": tokens / sum(seconds), "median_step_seconds": statistics.median(seconds), "peak_rss_mib": peak}))
 
 
+def products(shape, tokens, labels):
+    """How often a micro-batch computes each product M x N x K of the model, forward, and as often backward."""
+    hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
+    narrow = hidden // heads * shape["num_key_value_heads"]
+    counts = collections.Counter()
+    for outputs, inputs, count in [(hidden, hidden, 2), (narrow, hidden, 2), (inner, hidden, 2), (hidden, inner, 1)]:
+        counts[tokens, outputs, inputs] += count * shape["num_hidden_layers"]
+    counts[labels, shape["vocab_size"], hidden] += 1
+    return counts
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program")
@@ -111,30 +129,46 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--adapter", choices=["quanta", "none"], default="quanta", help=argparse.SUPPRESS)
     parser.add_argument("--as-pytorch", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_pytorch:
         return pytorch(arguments)
 
-    def run(command):
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    def lines(command):
+        return [json.loads(line) for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()]
 
     common = ["--shape", arguments.shape, "--dtype", arguments.dtype, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    results = {}
+    own, other = [arguments.program, "bench", "train", "--json"], [sys.executable, __file__, arguments.program, "--as-pytorch"]
+    sides = {"quanta 4x1": (own, 4, 1), "PyTorch 4x1": (other, 4, 1), "PyTorch 1x4": (other, 1, 4)}
+    counts, results, gemm = None, {}, {}
     for _ in range(arguments.rounds):
-        for name, batch, accumulate in [("quanta 4x1", 4, 1), ("PyTorch 4x1", 4, 1), ("PyTorch 1x4", 1, 4)]:
-            size = ["--batch", str(batch), "--accumulate", str(accumulate)]
-            own = [arguments.program, "bench", "train", "--json"]
-            other = [sys.executable, __file__, arguments.program, "--as-pytorch"]
-            results.setdefault(name, []).append(run((own if name.startswith("quanta") else other) + common + size))
+        for (name, (command, batch, accumulate)), adapter in itertools.product(sides.items(), ["quanta", "none"]):
+            size = ["--batch", str(batch), "--accumulate", str(accumulate), "--adapter", adapter]
+            results.setdefault((name, adapter), []).append(lines(command + common + size)[-1])
+        # every round draws the same lengths
+        counts = counts or products(SHAPES[arguments.shape], round(results["quanta 4x1", "quanta"][0]["micro_batch_tokens"]), 5 * 4)
+        command = [arguments.program, "bench", "gemm", "--json", "--repeats", "3", "--dtype", arguments.dtype, "--threads", str(arguments.threads)]
+        for line in lines(command + ["--shape", *("x".join(map(str, shape)) for shape in counts)]):
+            gemm.setdefault((line["rows"], line["outputs"], line["inputs"]), []).append(line["forward_seconds"] + line["backward_seconds"])
+
+    def median(name, adapter, key):
+        return statistics.median(result[key] for result in results[name, adapter])
+
     print(f"{arguments.shape}, {arguments.dtype}, {arguments.threads} threads; median of {arguments.rounds} rounds\n")
-    print("| | tokens/s | peak MiB |\n|---|---|---|")
-    speed = {}
-    for name, list_ in results.items():
-        speed[name] = statistics.median(r["tokens_per_second"] for r in list_)
-        print(f"| {name} | {speed[name]:.0f} | {statistics.median(r['peak_rss_mib'] for r in list_):.0f} |")
-    best = max(value for name, value in speed.items() if name.startswith("PyTorch"))
-    print(f"\nquanta / best PyTorch: {speed['quanta 4x1'] / best:.2f}")
+    print("| | tokens/s | peak MiB | tokens/s without adapter | adapter adds |\n|---|---|---|---|---|")
+    for name in sides:
+        speed, bare = (median(name, adapter, "tokens_per_second") for adapter in ("quanta", "none"))
+        print(f"| {name} | {speed:.0f} | {median(name, 'quanta', 'peak_rss_mib'):.0f} | {bare:.0f} | {100 * (bare / speed - 1):.0f} % |")
+    for adapter, words in [("quanta", ""), ("none", ", both without adapter")]:
+        best = max(median(name, adapter, "tokens_per_second") for name in sides if name.startswith("PyTorch"))
+        print(f"\nquanta / best PyTorch{words}: {median('quanta 4x1', adapter, 'tokens_per_second') / best:.2f}")
+    work = sum(4e-9 * math.prod(shape) * count for shape, count in counts.items())
+    limit = work / sum(statistics.median(gemm[shape]) * count for shape, count in counts.items())
+    for adapter, words in [("quanta", ""), ("none", ", without adapter")]:
+        result, rate = results["quanta 4x1", adapter][0], median("quanta 4x1", adapter, "gflops")
+        print(f"\n{1e-6 * result['flops_per_token']['total']:.0f} MFLOP a token, {rate:.0f} GFLOP/s: {100 * rate / limit:.0f} % of the {limit:.0f} GFLOP/s "
+              f"of the model's own products{words}")
 
 
 if __name__ == "__main__":
