@@ -14,7 +14,8 @@ use crate::tensor::Stream;
 pub enum Layout {
     /// A prompt and an answer; the loss is on the answer.
     Answers {
-        /// Whether the head computes logits of every row, those without an answer counting nothing, instead of those that predict one.
+        /// Whether the head computes logits of every row, those without an answer counting nothing, instead of those that predict one; what lies above the
+        /// last attention follows.
         all_rows: bool,
         /// Whether samples are filled up to the longest, and to a multiple of 8, instead of packed.
         padded: bool,
@@ -63,6 +64,8 @@ pub(super) struct Work {
     pub(super) tokens: usize,
     /// Tokens that attention sees, summed over tokens.
     pub(super) seen: usize,
+    /// Tokens whose state the head reads: the last layer's MLP is computed for these alone.
+    pub(super) read: usize,
     /// Rows of the head, forward and backward; rows that are only run forward count half.
     pub(super) head_rows: f64,
 }
@@ -73,6 +76,7 @@ impl Work {
         self.computed += other.computed;
         self.tokens += other.tokens;
         self.seen += other.seen;
+        self.read += other.read;
         self.head_rows += other.head_rows;
     }
 }
@@ -125,7 +129,9 @@ impl Samples {
         work.computed += batch.tokens.len();
         work.tokens += if padding { tokens } else { batch.tokens.len() };
         work.seen += batch.segments.positions().iter().map(|position| position + 1).sum::<usize>();
-        work.head_rows += head * rows(&batch.labels).len() as f64;
+        let read = rows(&batch.labels).len();
+        work.read += read;
+        work.head_rows += head * read as f64;
         batch
     }
 
@@ -181,7 +187,8 @@ mod tests {
         };
         let (all, all_work) = draw(Layout::Answers { all_rows: true, padded: false });
         assert_eq!((&all.tokens, targets(&all), all.weight()), (&packed.tokens, targets(&packed), 15.0));
-        assert_eq!(all_work, Work { head_rows: all.tokens.len() as f64, ..work });
+        let every = all.tokens.len();
+        assert_eq!(all_work, Work { read: every, head_rows: every as f64, ..work });
         let (padded, padded_work) = draw(Layout::Answers { all_rows: false, padded: true });
         assert_eq!(targets(&padded), targets(&packed));
         assert_eq!((padded_work.tokens, padded.tokens.len() % 24), (work.tokens, 0));
