@@ -48,6 +48,7 @@ fn print_json(report: &PlanReport) -> Result<()> {
         },
         "memory_bytes": {
             "weights": cost.weight_bytes, "adapters": cost.adapter_bytes, "saved": cost.saved_bytes, "working": cost.working_bytes,
+            "program": cost.program_bytes,
             "peak": cost.peak_bytes(),
         },
     });
@@ -112,12 +113,13 @@ fn print_text(report: &PlanReport) -> Result<()> {
     );
     line(&mut out, "per token", &work)?;
     let memory = format!(
-        "{} = weights {} + adapters {} + kept for backward {} + working {}",
+        "{} = weights {} + adapters {} + kept for backward {} + working {} + program {}",
         bytes(cost.peak_bytes()),
         bytes(cost.weight_bytes),
         bytes(cost.adapter_bytes),
         bytes(cost.saved_bytes),
-        bytes(cost.working_bytes)
+        bytes(cost.working_bytes),
+        bytes(cost.program_bytes)
     );
     line(&mut out, "memory", &memory)?;
     let micro_batch = format!(

@@ -55,6 +55,15 @@ impl Settings for Dora {
         (2 * self.0.parameters(site) + site.d_out) as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        // the product before the magnitude, too
+        self.0.rank(site) + site.d_out
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        self.0.scratch_per_token(site) + site.d_out
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         self.0.describe(site)
     }

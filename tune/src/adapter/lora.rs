@@ -66,6 +66,14 @@ impl Settings for Lora {
         2 * self.0.parameters(site) as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        self.0.rank(site)
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        self.0.scratch_per_token(site)
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         self.0.describe(site)
     }

@@ -127,6 +127,14 @@ impl Settings for LorettaAdp {
         4 * (self.bottleneck * place(site).1) as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        self.bottleneck + place(site).1
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        3 * self.bottleneck + 2 * place(site).1
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let flops: u64 = self.trains(site).iter().map(Train::flops).sum();
         let (act, b) = (self.activation.name(), self.bottleneck);

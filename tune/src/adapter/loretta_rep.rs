@@ -107,6 +107,14 @@ impl Settings for LorettaRep {
         2 * (self.r * (site.d_in + site.d_out)) as u64
     }
 
+    fn kept_per_token(&self, _: &Site) -> usize {
+        self.r
+    }
+
+    fn scratch_per_token(&self, _: &Site) -> usize {
+        self.r
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let flops: u64 = self.trains(site).iter().map(Train::flops).sum();
         vec![(

@@ -143,6 +143,11 @@ impl LowRank {
         self.rank(site) * (site.d_in + site.d_out)
     }
 
+    /// The gradient of the small product, and with dropout the input and its gradient before the mask.
+    pub(super) fn scratch_per_token(&self, site: &Site) -> usize {
+        self.rank(site) + if self.dropout > 0.0 { 2 * site.d_in } else { 0 }
+    }
+
     pub(super) fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let (r, s) = (self.rank(site), self.scale(site));
         vec![("update", format!("{s} B A, A [{r}, {}], B [{}, {r}]", site.d_in, site.d_out))]

@@ -51,6 +51,14 @@ impl Settings for Magnitude {
         site.d_out as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        site.d_out
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        site.d_out
+    }
+
     fn describe(&self, _: &Site) -> Vec<(&'static str, String)> {
         Vec::new()
     }

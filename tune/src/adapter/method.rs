@@ -65,6 +65,14 @@ pub trait Settings: Sized {
     fn backward_flops_per_token(&self, site: &Site) -> u64 {
         2 * self.flops_per_token(site)
     }
+    /// Numbers that forward keeps for backward for one token, copies of the site's rows included.
+    fn kept_per_token(&self, _site: &Site) -> usize {
+        0
+    }
+    /// Numbers that backward takes for one token while it runs, beyond what it is given.
+    fn scratch_per_token(&self, _site: &Site) -> usize {
+        0
+    }
     /// What `quanta plan` says of a site: labels and texts.
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)>;
     /// Names and shapes of all parameters at a site, trainable and frozen, as written to disk.
@@ -239,6 +247,14 @@ macro_rules! methods {
             /// See [`Settings::backward_flops_per_token`].
             pub fn backward_flops_per_token(&self, site: &Site) -> u64 {
                 match self { $(Self::$method(settings) => settings.backward_flops_per_token(site)),* }
+            }
+            /// See [`Settings::kept_per_token`].
+            pub fn kept_per_token(&self, site: &Site) -> usize {
+                match self { $(Self::$method(settings) => settings.kept_per_token(site)),* }
+            }
+            /// See [`Settings::scratch_per_token`].
+            pub fn scratch_per_token(&self, site: &Site) -> usize {
+                match self { $(Self::$method(settings) => settings.scratch_per_token(site)),* }
             }
             /// See [`Settings::describe`].
             pub fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {

@@ -64,6 +64,14 @@ impl Settings for Miss {
         (site.d_in + 2 * self.r * site.d_out) as u64
     }
 
+    fn kept_per_token(&self, _: &Site) -> usize {
+        self.r
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        self.r + if self.dropout > 0.0 { 2 * site.d_in } else { site.d_in }
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let shards = site.d_in.div_ceil(self.r);
         vec![("update", format!("M [{}, {}] for each of {shards} shards", self.r, site.d_out))]

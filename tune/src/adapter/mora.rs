@@ -99,6 +99,14 @@ impl Settings for Mora {
         2 * (self.parameters(site) * self.blocks(site)) as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        self.side(site) * self.blocks(site)
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        2 * self.side(site) * self.blocks(site)
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let c = self.side(site);
         vec![("update", format!("M [{c}, {c}] on {} blocks", site.d_in.div_ceil(c.max(1))))]

@@ -54,6 +54,14 @@ impl Settings for Parallel {
         2 * self.parameters(site) as u64
     }
 
+    fn kept_per_token(&self, _: &Site) -> usize {
+        self.0.bottleneck
+    }
+
+    fn scratch_per_token(&self, _: &Site) -> usize {
+        3 * self.0.bottleneck
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         self.0.describe(widths(site))
     }

@@ -250,6 +250,10 @@ impl Settings for Quanta {
         cost.backward_flops + if frozen { cost.forward_flops } else { 0 }
     }
 
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        if self.dropout > 0.0 { 2 * site.d_in } else { 0 }
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let plan = self.plan(site);
         let gates: Vec<String> = plan

@@ -56,6 +56,14 @@ impl Settings for Series {
         2 * self.parameters(site) as u64
     }
 
+    fn kept_per_token(&self, site: &Site) -> usize {
+        self.0.bottleneck + place(site).1[0]
+    }
+
+    fn scratch_per_token(&self, site: &Site) -> usize {
+        3 * self.0.bottleneck + 2 * place(site).1[0]
+    }
+
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
         let (place, widths) = place(site);
         let mut description = self.0.describe(widths);

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use super::ModelConfig;
+use super::activations::Activations;
 use super::attach::Attachment;
-use super::{ModelConfig, Place};
 use crate::adapter::{Kind, Site};
 
 /// The part of a run's settings that its cost depends on.
@@ -43,12 +44,14 @@ pub struct Cost {
     pub saved_bytes: u64,
     /// Bytes of the largest set of temporaries.
     pub working_bytes: u64,
+    /// Bytes of the process without a model: program, tokenizer, data. Not known from shapes: 0 until the run says them.
+    pub program_bytes: u64,
 }
 
 impl Cost {
     /// Largest number of bytes at one time.
     pub fn peak_bytes(&self) -> u64 {
-        self.weight_bytes + self.adapter_bytes + self.saved_bytes + self.working_bytes
+        self.weight_bytes + self.adapter_bytes + self.saved_bytes + self.working_bytes + self.program_bytes
     }
 
     /// What takes most of [`Self::peak_bytes`].
@@ -58,6 +61,7 @@ impl Cost {
             (self.adapter_bytes, "the adapters, their gradients and moments"),
             (self.saved_bytes, "what forward keeps for backward"),
             (self.working_bytes, "temporaries"),
+            (self.program_bytes, "the program with tokenizer and data"),
         ];
         parts.into_iter().max_by_key(|part| part.0).map_or("", |part| part.1)
     }
@@ -96,18 +100,13 @@ impl Cost {
         let own: u64 =
             pairs().filter(|(method, _)| method.unfreezes()).map(|(m, site)| m.parameters(site) as u64).sum();
         let matrices = (config.parameters() as u64 - own) * run.weight_bytes as u64;
-        let (tokens, d, ff) = (run.tokens as u64, config.hidden_size as u64, config.intermediate_size as u64);
-        let (q, kv) = ((config.heads * config.head_dim) as u64, (config.kv_heads * config.head_dim) as u64);
-        // rows of single heads before their norm, outputs before theirs
-        let at = |place, elements| if config.has_norm(place) { elements } else { 0 };
-        let heads = at(Place::Queries, q) + at(Place::Keys, kv);
-        let around = [Place::AttentionOutput, Place::AttentionSum, Place::MlpOutput, Place::MlpSum];
-        let normed = heads + around.iter().map(|&place| at(place, d)).sum::<u64>();
-        let inner = if config.gated() { 2 * ff } else { ff };
-        let layer_bytes = number * tokens * (2 * d + 2 * q + 2 * kv + inner + normed);
         // a head over whole sequences has a hidden row and a few outputs for each
         let width = config.labels.map_or(config.vocab_size, |labels| config.hidden_size + labels) as u64;
-        let logits = number * (run.labels as u64).min((1u64 << 22) / width + 1) * width;
+        let at = attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i], i)));
+        let Activations { kept: held, working } = Activations::of(config, at.collect(), lowest, run);
+        // row lengths are taken from a copy in f64 and the update in f64, while kept buffers wait for the next pass
+        let lengths =
+            pairs().filter(|(method, _)| method.has_magnitude()).map(|(_, site)| 16 * site.d_in * site.d_out).max();
         Self {
             forward_flops: layers * linear + all + if run.recompute { kept * linear + above } else { 0 },
             backward_flops: kept * linear + above * 5 / 2,
@@ -116,8 +115,9 @@ impl Cost {
             weight_bytes: matrices,
             // what trains has a gradient and two moments beside it
             adapter_bytes: number * (4 * numbers(true) + numbers(false)),
-            saved_bytes: if run.recompute { number * tokens * d * kept + layer_bytes } else { layer_bytes * kept },
-            working_bytes: logits.max(number * tokens * (3 * d + 2 * ff)) + number * tokens * config.head_dim as u64,
+            saved_bytes: number * held,
+            working_bytes: number * working + lengths.unwrap_or(0) as u64,
+            program_bytes: 0,
         }
     }
 }

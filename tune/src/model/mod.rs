@@ -4,6 +4,7 @@
 //! explicit: forward returns what backward needs by value, and backward stops below the lowest layer that trains. Nothing here knows a method by name,
 //! and nothing outside `family` knows a family by name.
 
+mod activations;
 mod assemble;
 mod attach;
 mod attention;

@@ -40,6 +40,11 @@ impl<T: Real> Head<'_, T> {
 /// Logits that exist at one time, in elements.
 const CHUNK: usize = 1 << 22;
 
+/// Rows whose logits exist at one time.
+pub fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK / vocab.max(1)).max(1)
+}
+
 /// Distinct rows of `labels` in ascending order: those the head has to compute.
 pub fn rows(labels: &[Label]) -> Vec<usize> {
     let mut rows: Vec<usize> = labels.iter().map(|label| label.row).collect();
@@ -131,7 +136,7 @@ fn each_chunk<T: Real>(
     assert_eq!(rows.len(), hidden.rows(), "hidden states of exactly the labelled rows");
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|&index| labels[index].row);
-    let height = (CHUNK / head.weight.rows().max(1)).max(1);
+    let height = chunk_rows(head.weight.rows());
     let mut local = vec![0; labels.len()];
     let mut from = 0;
     for start in (0..rows.len()).step_by(height) {

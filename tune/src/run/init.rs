@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::RunError;
+use super::plan::named_dtype;
 use crate::adapter::methods;
 use crate::config::read_json;
 use crate::data::task::{self, TASKS, Task};
@@ -42,7 +43,7 @@ const VOCABULARY: usize = 4096;
 /// Makes a folder `out`, which must not exist, with a tokenizer, a model, or both: what `quanta train` pretrains from.
 ///
 /// Weights are those of transformers' initialisation: norms 1, biases 0, matrices normal with `initializer_range` of the configuration (0.02 where it is
-/// silent), in f32. An encoder's folder has no head: that is the task's, and is drawn when training begins. Its tokenizer parts two sentences. A padding to the configuration's `vocab_size` is not needed: the tokenizer may be smaller, never larger.
+/// silent), in the type that the configuration names (`dtype` or `torch_dtype`; f32 where it is silent), written one after another. An encoder's folder has no head: that is the task's, and is drawn when training begins. Its tokenizer parts two sentences. A padding to the configuration's `vocab_size` is not needed: the tokenizer may be smaller, never larger.
 ///
 /// # Errors
 /// When a file cannot be read or written, or tokenizer and model do not fit.
@@ -60,7 +61,8 @@ pub fn init_folder(settings: &InitSettings, out: &Path) -> Result<InitReport, Ru
         write_file(&folder.join("config.json"), text.as_bytes())?;
         let shape = read_folder_config(folder).map_err(|error| RunError::Load(error.into()))?;
         marks = if shape.labels.is_some() { Marks::Sentences } else { Marks::Begin };
-        report.parameters = Some(write_weights(folder, &shape, settings.seed)?);
+        report.parameters =
+            Some(write_weights(folder, &shape, named_dtype(config).unwrap_or(Dtype::F32), settings.seed)?);
     }
     if !settings.text.is_empty() {
         let smallest = marks.smallest_vocabulary();
@@ -86,14 +88,14 @@ pub fn init_folder(settings: &InitSettings, out: &Path) -> Result<InitReport, Ru
 }
 
 /// Writes random weights for the `config.json` of `folder`; the number of parameters.
-fn write_weights(folder: &Path, config: &ModelConfig, seed: u64) -> Result<usize, RunError> {
+fn write_weights(folder: &Path, config: &ModelConfig, dtype: Dtype, seed: u64) -> Result<usize, RunError> {
     let (range, head) = (config.initializer_range, config.head_sites());
     let modules = || config.modules().into_iter().filter(|site| !head.contains(site));
     let pieces: Vec<(String, Vec<usize>)> = modules()
         .flat_map(|site| site.own().into_iter().map(move |(name, shape)| (format!("{}.{name}", site.name), shape)))
         .collect();
     let parameters = pieces.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let specs = pieces.into_iter().map(|(name, shape)| TensorSpec::new(name, Dtype::F32, shape));
+    let specs = pieces.into_iter().map(|(name, shape)| TensorSpec::new(name, dtype, shape));
     let mut writer = TensorWriter::create(&folder.join("model.safetensors"), &default_metadata(), specs.collect())?;
     for site in modules() {
         for (name, _) in site.own() {

@@ -158,6 +158,8 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     (plan.training.length, plan.training.tokens, plan.training.labels) =
         (largest.length, largest.tokens, largest.labels);
     plan.cost = Cost::of(&plan.model, &config.attachments, &chosen, plan.training);
+    // tokenizer and data are here, the model is not
+    plan.cost.program_bytes = memory::resident_bytes().unwrap_or(plan.cost.program_bytes);
     memory::check(&plan.cost)?;
     Ok(Prepared { config, plan, chosen, tokenizer, dataset, samples })
 }
