@@ -25,6 +25,9 @@ use super::view::{View, gather};
 const MODELS: [(&str, &str); 2] =
     [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
+/// Bytes of a file that are converted at one time; a multiple of every type's size.
+const PIECE: usize = 4 << 20;
+
 /// Named tensors in memory-mapped files.
 #[derive(Debug)]
 pub struct TensorFiles {
@@ -251,24 +254,43 @@ impl TensorFiles {
 
     /// A tensor's values, row-major, converted as [`Dtype::decode`] does. Errors as [`TensorFiles::info`].
     pub fn read<T: Real>(&self, name: &str) -> Result<Vec<T>, WeightsError> {
-        let info = self.info(name)?;
-        let values = info.dtype.decode(&self.bytes(name)?);
-        self.files[info.file].bytes.release(&info.range);
-        values
+        let dtype = self.info(name)?.dtype;
+        self.in_pieces(name, |bytes| dtype.decode(bytes))
     }
 
     /// A tensor's values as `bf16`, row-major: those of the file where it has them so, else a copy, rounded once. Errors as [`TensorFiles::info`].
     pub fn read_bf16(&self, name: &str) -> Result<Bf16Values, WeightsError> {
         let info = self.info(name)?;
         let file = &self.files[info.file].bytes;
-        if info.dtype == Dtype::Bf16 && info.strides.is_none() {
-            if let Some(values) = Bf16Values::in_file(file, info.range.clone()) {
-                return Ok(values);
-            }
+        if info.dtype == Dtype::Bf16
+            && info.strides.is_none()
+            && let Some(values) = Bf16Values::in_file(file, info.range.clone())
+        {
+            return Ok(values);
         }
-        let values = info.dtype.decode_bf16(&self.bytes(name)?)?;
-        file.release(&info.range);
-        Ok(values.into())
+        Ok(self.in_pieces(name, |bytes| info.dtype.decode_bf16(bytes))?.into())
+    }
+
+    /// A tensor's values, converted piece by piece. Each piece of the file is let go of when it has been read, so that a large tensor does not count twice.
+    fn in_pieces<V>(
+        &self,
+        name: &str,
+        decode: impl Fn(&[u8]) -> Result<Vec<V>, WeightsError>,
+    ) -> Result<Vec<V>, WeightsError> {
+        let info = self.info(name)?;
+        let file = &self.files[info.file].bytes;
+        if info.strides.is_some() {
+            let values = decode(&self.bytes(name)?);
+            file.release(&info.range);
+            return values;
+        }
+        let mut values = Vec::with_capacity(info.range.len() / info.dtype.bytes());
+        for start in info.range.clone().step_by(PIECE) {
+            let piece = start..info.range.end.min(start + PIECE);
+            values.extend(decode(&file[piece.clone()])?);
+            file.release(&piece);
+        }
+        Ok(values)
     }
 }
 
