@@ -141,8 +141,8 @@ fn a_plan_shows_shapes_gates_einsum_and_cost() {
     assert_eq!(gates, "(-1,-2) 256x256, (-1,-3) 256x256, (-2,-3) 256x256");
     // bf16 weights as the file has them
     assert_eq!(answer["memory_bytes"]["weights"], 2 * LLAMA3_8B.parameters);
-    let parts =
-        ["weights", "adapters", "saved", "working"].map(|part| answer["memory_bytes"][part].as_u64().expect("bytes"));
+    let parts = ["weights", "adapters", "saved", "working", "program"]
+        .map(|part| answer["memory_bytes"][part].as_u64().expect("bytes"));
     assert!(parts.iter().all(|&bytes| bytes > 0));
     assert_eq!(answer["memory_bytes"]["peak"], parts.iter().sum::<u64>());
 }

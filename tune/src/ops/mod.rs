@@ -18,6 +18,7 @@ pub mod rope;
 mod rule;
 mod segments;
 pub mod target;
+mod thin;
 mod weight;
 
 pub use activation::Activation;

@@ -6,6 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use super::thin;
 use crate::tensor::vector::widest;
 use crate::tensor::{MatMut, MatRef, Matrix, Real, Workspace, matmul};
 use crate::weights::{Bf16Values, round_to_bf16};
@@ -69,6 +70,12 @@ impl<T: Real> Weight<T> {
 
     /// `y = x W^T`: `x [n, cols]` to `[n, rows]`.
     pub fn forward(&self, x: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        if (1..=thin::ROWS).contains(&x.rows()) {
+            return match &self.storage {
+                Storage::Dense(data) => thin::forward(x, data, thin::dense, workspace),
+                Storage::Bf16(data) => thin::forward(x, data, thin::narrow, workspace),
+            };
+        }
         let mut y = workspace.matrix(x.rows(), self.rows);
         self.for_each_block(workspace, |first, block| {
             let end = first + block.len() / self.cols;
@@ -263,18 +270,26 @@ mod tests {
     #[test]
     fn bf16_storage_equals_the_widened_matrix() {
         let workspace = Workspace::new(2).unwrap();
-        // more than one block: 700 * 600 elements
-        let (rows, cols) = (700, 600);
+        // more than one block: 700 * 601 elements
+        let (rows, cols) = (700, 601);
         let stored: Vec<bf16> = numbers(rows * cols, "w").into_iter().map(bf16::from_f64).collect();
         let dense = Weight::new(Storage::Dense(stored.iter().map(|v| v.to_f64()).collect()), rows, cols);
         let narrow = Weight::new(Storage::Bf16(stored.into()), rows, cols);
-        let x = matrix(&workspace, 3, &numbers(3 * cols, "x"));
         let dy = matrix(&workspace, 3, &numbers(3 * rows, "dy"));
         let close = |a: &Matrix<f64>, b: &Matrix<f64>| {
             // block sums are added in another order: 700 terms of unit size in f64
             a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-11)
         };
-        assert!(close(&dense.forward(&x, &workspace), &narrow.forward(&x, &workspace)));
+        // few rows, in every number of rows that meet a weight's row together, and many
+        for count in [1, 2, 3, 4, 7, thin::ROWS, thin::ROWS + 1] {
+            let x = matrix(&workspace, count, &numbers(count * cols, "x"));
+            let y = dense.forward(&x, &workspace);
+            assert!(close(&y, &narrow.forward(&x, &workspace)), "{count} rows");
+            let mut expected = workspace.matrix(count, rows);
+            let elements = MatRef::new(dense.elements().unwrap(), rows, cols);
+            matmul(expected.view_mut(), false, x.view(), elements.t(), 1.0);
+            assert!(close(&y, &expected), "{count} rows");
+        }
         let (mut a, mut b) = (workspace.matrix(3, cols), workspace.matrix(3, cols));
         dense.backward(&dy, &mut a, false, &workspace);
         narrow.backward(&dy, &mut b, false, &workspace);
