@@ -17,7 +17,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let info = info();
+    let info = info()?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         let object = json!({
@@ -25,6 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "architecture": info.architecture, "processor": info.processor, "threads": info.threads, "memory_bytes": info.memory_bytes,
             "available_bytes": info.available_bytes, "instruction_sets": info.instruction_sets,
             "circuit_kernel": info.circuit_kernel, "product_kernel": info.product_kernel,
+            "bf16_product_kernel": info.bf16_product_kernel, "amx_unused": info.amx_unused,
         });
         writeln!(out, "{object}")?;
         return Ok(());
@@ -39,6 +40,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let sets = if info.instruction_sets.is_empty() { "none known".into() } else { info.instruction_sets.join(" ") };
     line(&mut out, "detected", &sets)?;
-    line(&mut out, "kernels", &format!("circuits {}, matrix products {}", info.circuit_kernel, info.product_kernel))?;
+    let amx = info.amx_unused.map_or_else(String::new, |reason| format!(" (AMX: {reason})"));
+    let (circuits, products, bf16) = (info.circuit_kernel, info.product_kernel, info.bf16_product_kernel);
+    line(
+        &mut out,
+        "kernels",
+        &format!("circuits {circuits}, matrix products {products}, with bf16 weights {bf16}{amx}"),
+    )?;
     Ok(())
 }

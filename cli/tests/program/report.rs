@@ -89,7 +89,7 @@ fn the_machine_is_described() {
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     assert!(info["threads"].as_u64().is_some_and(|threads| threads > 0));
     let text = workshop.run(&["info"]);
-    for key in ["circuit_kernel", "product_kernel", "architecture", "system"] {
+    for key in ["circuit_kernel", "product_kernel", "bf16_product_kernel", "architecture", "system"] {
         let word = info[key].as_str().expect("a text");
         assert!(!word.is_empty() && text.contains(word), "{key}: {text}");
     }

@@ -1,6 +1,7 @@
 //! A weight matrix in the type it is stored in: `y = x W^T`, `dx = dy W`, row gather; frozen, or thawed in the compute type with a gradient `dW = dy^T x`.
 //!
-//! bf16 weights stay bf16 in memory and are widened block by block on the fly; arithmetic and accumulation are in `T`. An embedding and the output head
+//! bf16 weights stay bf16 in memory and are widened block by block on the fly; arithmetic and accumulation are in `T`, unless the workspace has bf16 products
+//! (see [`crate::tensor::Bf16Products`]). An embedding and the output head
 //! tied to it share one such matrix.
 
 use half::bf16;
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use super::thin;
 use crate::tensor::vector::widest;
-use crate::tensor::{MatMut, MatRef, Matrix, Real, Workspace, matmul};
+use crate::tensor::{Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, matmul};
 use crate::weights::{Bf16Values, round_to_bf16};
 
 /// How the elements are held.
@@ -77,6 +78,9 @@ impl<T: Real> Weight<T> {
             };
         }
         let mut y = workspace.matrix(x.rows(), self.rows);
+        if self.bf16_product(x, true, &mut y, false, workspace) {
+            return y;
+        }
         self.for_each_block(workspace, |first, block| {
             let end = first + block.len() / self.cols;
             let block = MatRef::new(block, end - first, self.cols);
@@ -87,6 +91,9 @@ impl<T: Real> Weight<T> {
 
     /// `dx = dy W`, added to `dx` when `accumulate`: `dy [n, rows]`, `dx [n, cols]`.
     pub fn backward(&self, dy: &Matrix<T>, dx: &mut Matrix<T>, accumulate: bool, workspace: &Workspace<T>) {
+        if self.bf16_product(dy, false, dx, accumulate, workspace) {
+            return;
+        }
         let mut accumulate = accumulate;
         self.for_each_block(workspace, |first, block| {
             let end = first + block.len() / self.cols;
@@ -184,6 +191,19 @@ impl<T: Real> Weight<T> {
     /// Euclidean length of each row, computed in f64.
     pub fn row_lengths(&self) -> Vec<f64> {
         row_lengths(&self.to_f64(), self.cols)
+    }
+
+    /// `out = x W^T`, or `x W`, in bf16 arithmetic where the workspace has it; false where it is to be computed another way.
+    fn bf16_product(
+        &self,
+        x: &Matrix<T>,
+        transposed: bool,
+        out: &mut Matrix<T>,
+        accumulate: bool,
+        workspace: &Workspace<T>,
+    ) -> bool {
+        let Storage::Bf16(data) = &self.storage else { return false };
+        bf16_product(x, Frozen { elements: data, cols: self.cols, transposed }, out, accumulate, workspace)
     }
 
     /// Calls `work(first_row, elements)` for consecutive blocks of whole rows in the compute type; one block when nothing has to be widened. Block

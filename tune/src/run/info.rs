@@ -4,9 +4,10 @@
 
 use std::thread;
 
+use super::RunError;
 use super::config::FORMAT;
 use super::memory;
-use crate::tensor::product_kernel;
+use crate::tensor::{Bf16Products, product_kernel};
 
 /// What `quanta info` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +36,19 @@ pub struct InfoReport {
     pub circuit_kernel: &'static str,
     /// The kernels that matrix products run on.
     pub product_kernel: &'static str,
+    /// The kernels that products with bf16 weights run on.
+    pub bf16_product_kernel: &'static str,
+    /// Why those are not the matrix unit, AMX.
+    pub amx_unused: Option<&'static str>,
 }
 
 /// Looks at the machine. What it does not tell is left out.
-pub fn info() -> InfoReport {
-    InfoReport {
+///
+/// # Errors
+/// [`RunError::Usage`] when a variable that chooses kernels has a value that it may not have.
+pub fn info() -> Result<InfoReport, RunError> {
+    let (bf16_products, amx_unused) = Bf16Products::of_process().map_err(RunError::Usage)?;
+    Ok(InfoReport {
         version: env!("CARGO_PKG_VERSION"),
         run_format: FORMAT,
         optimised: !cfg!(debug_assertions),
@@ -53,7 +62,9 @@ pub fn info() -> InfoReport {
         instruction_sets: instruction_sets(),
         circuit_kernel: quanta_circuit::instruction_set::<f32>(),
         product_kernel: product_kernel(),
-    }
+        bf16_product_kernel: bf16_products.kernel(),
+        amx_unused,
+    })
 }
 
 /// The processor's name as Linux has it.
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_kernels_are_among_what_the_processor_can() {
-        let info = info();
+        let info = info().unwrap();
         let has = |name| info.instruction_sets.contains(&name);
         match info.circuit_kernel {
             "avx512" => assert!(has("avx512f") && info.product_kernel == "avx512f"),

@@ -7,7 +7,7 @@ use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::{AdapterFolder, Change};
 use crate::hub::Need;
 use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config};
-use crate::tensor::{Real, Workspace};
+use crate::tensor::{Bf16Products, Real, Workspace};
 use crate::weights::TensorFiles;
 
 /// A base model, with or without an adapter.
@@ -117,8 +117,9 @@ pub fn needs_decoder(config: &ModelConfig, action: &'static str) -> Result<(), R
 /// A workspace with the given number of threads (0: one for each processor).
 ///
 /// # Errors
-/// When the threads cannot be started.
+/// When the threads cannot be started, or the environment asks for products that there are not.
 pub fn workspace<T: Real>(threads: usize) -> Result<Workspace<T>, RunError> {
+    Bf16Products::of_process().map_err(RunError::Usage)?;
     Workspace::new(threads).map_err(|error| RunError::Threads { threads, reason: error.to_string() })
 }
 

@@ -1,16 +1,22 @@
-//! Storage of the numbers a step computes with: matrices, the workspace they are drawn from, strided products, named random streams.
+//! Storage of the numbers a step computes with: matrices, the workspace they are drawn from, strided products, products in bf16
+//! arithmetic, named random streams.
 //!
 //! Lowest room of the crate that holds data. It knows no layer, no file and no model; precision is the type parameter, never a global setting.
 
+mod amx;
 mod arena;
 mod gemm;
 mod matrix;
+mod products;
 mod random;
+mod tiles;
 pub(crate) mod vector;
 mod workspace;
 
 pub use gemm::{MatMut, MatRef, matmul, product_kernel};
 pub use matrix::Matrix;
+pub use products::{BF16_PRODUCTS, Bf16Products};
 pub use quanta_circuit::Real;
 pub use random::Stream;
+pub use tiles::{Frozen, bf16_product};
 pub use workspace::{Buffer, Workspace};

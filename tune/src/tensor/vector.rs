@@ -8,22 +8,22 @@ use super::Real;
 /// Lanes of a sum.
 const LANES: usize = 16;
 
-/// Defines functions over `T: Real` in one version for each instruction set.
+/// Defines functions, over `T: Real` or without a type parameter, in one version for each instruction set.
 macro_rules! widest {
-    ($($(#[$doc:meta])* $vis:vis fn $name:ident<T: Real>($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident$(<$t:ident: Real>)?($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        $vis fn $name<T: $crate::tensor::Real>($($arg: $type),*) $(-> $ret)? {
+        $vis fn $name$(<$t: $crate::tensor::Real>)?($($arg: $type),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<T: $crate::tensor::Real>($($arg: $type),*) $(-> $ret)? $body
+            fn body$(<$t: $crate::tensor::Real>)?($($arg: $type),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512<T: $crate::tensor::Real>($($arg: $type),*) $(-> $ret)? {
+                fn avx512$(<$t: $crate::tensor::Real>)?($($arg: $type),*) $(-> $ret)? {
                     body($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
-                fn avx2<T: $crate::tensor::Real>($($arg: $type),*) $(-> $ret)? {
+                fn avx2$(<$t: $crate::tensor::Real>)?($($arg: $type),*) $(-> $ret)? {
                     body($($arg),*)
                 }
                 match $crate::tensor::vector::width() {

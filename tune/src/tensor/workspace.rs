@@ -8,13 +8,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::arena::{Arena, Span};
-use super::{Matrix, Real};
+use super::{Bf16Products, Matrix, Real};
 
 /// Buffers and threads of one model run. Cheap to clone: clones share both.
 #[derive(Clone)]
 pub struct Workspace<T: Real> {
     arena: Arc<Arena<T>>,
     threads: Arc<rayon::ThreadPool>,
+    bf16_products: Bf16Products,
 }
 
 impl<T: Real> Workspace<T> {
@@ -24,7 +25,22 @@ impl<T: Real> Workspace<T> {
     /// When the system refuses to start the threads.
     pub fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        Ok(Self { arena: Arena::new(), threads: Arc::new(threads) })
+        // a refused value is the program's to report
+        let bf16_products = Bf16Products::of_process().map_or(Bf16Products::Widened, |(products, _)| products);
+        Ok(Self { arena: Arena::new(), threads: Arc::new(threads), bf16_products })
+    }
+
+    /// The same with another arithmetic for products with bf16 weights than the process has chosen.
+    ///
+    /// # Panics
+    /// Later, in products, when it is [`Bf16Products::Amx`] and the machine has none.
+    pub fn with_bf16_products(self, bf16_products: Bf16Products) -> Self {
+        Self { bf16_products, ..self }
+    }
+
+    /// The arithmetic of products with bf16 weights.
+    pub fn bf16_products(&self) -> Bf16Products {
+        self.bf16_products
     }
 
     /// Runs `work` on the workspace's threads: parallel operations inside use these and no others.

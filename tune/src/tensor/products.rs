@@ -1,0 +1,77 @@
+//! Which arithmetic products of f32 rows with bf16 weights have on this machine, and the switch of it.
+//!
+//! A matrix unit is many times faster than vectors of f32 and rounds its operands to bf16, so results differ from those of other machines by more than the
+//! order of sums. The unit is used where it is, can be switched off, and is compared with plain code once before its first use.
+
+use std::sync::OnceLock;
+
+use super::{Stream, amx, product_kernel, tiles};
+
+/// The environment variable that chooses: `auto`, `f32` or `portable`.
+pub const BF16_PRODUCTS: &str = "QUANTA_BF16_PRODUCTS";
+
+/// How a product of f32 rows with bf16 weights is computed. Products of fewer than 32 rows, and in f64, are always [`Self::Widened`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Products {
+    /// Weights are widened; products and sums in the compute type.
+    Widened,
+    /// Rows are rounded to bf16; products of bf16 and sums in f32, on the tiles of Intel's AMX. Subnormal numbers count as zero.
+    Amx,
+    /// The same in plain code: slow, to judge the unit and what its rounding does.
+    Portable,
+}
+
+impl Bf16Products {
+    /// What this process uses, and why it is not the unit: by [`BF16_PRODUCTS`] and by the machine, found out once.
+    ///
+    /// # Errors
+    /// A message when the variable has none of its values.
+    pub fn of_process() -> Result<(Self, Option<&'static str>), String> {
+        static CHOICE: OnceLock<Result<(Bf16Products, Option<&'static str>), String>> = OnceLock::new();
+        CHOICE.get_or_init(|| Self::chosen(std::env::var(BF16_PRODUCTS).ok().as_deref())).clone()
+    }
+
+    fn chosen(variable: Option<&str>) -> Result<(Self, Option<&'static str>), String> {
+        match variable.unwrap_or_default() {
+            "" | "auto" => Ok(match Self::unit() {
+                Ok(()) => (Self::Amx, None),
+                Err(reason) => (Self::Widened, Some(reason)),
+            }),
+            "f32" => Ok((Self::Widened, Some("switched off"))),
+            "portable" => Ok((Self::Portable, Some("replaced by plain code"))),
+            other => Err(format!("{BF16_PRODUCTS} is {other}; it may be auto, f32 or portable")),
+        }
+    }
+
+    /// The kernel's name, as `quanta info` has it.
+    pub fn kernel(self) -> &'static str {
+        match self {
+            Self::Widened => product_kernel(),
+            Self::Amx => "amx-bf16",
+            Self::Portable => "portable-bf16",
+        }
+    }
+
+    /// Whether the unit can be used and computes as plain code does.
+    fn unit() -> Result<(), &'static str> {
+        amx::usable()?;
+        let mut stream = Stream::new(1, "tensor", "bf16 products");
+        // what plain code does in another order, or with another rounding of its sums, would differ by few units in the last place of a sum's size
+        if tiles::judge(&mut stream) <= 1e-5 { Ok(()) } else { Err("wrong in its self-check") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_chooses_and_what_it_may_not_be_is_refused() {
+        assert_eq!(Bf16Products::chosen(Some("f32")).unwrap().0, Bf16Products::Widened);
+        assert_eq!(Bf16Products::chosen(Some("portable")).unwrap().0, Bf16Products::Portable);
+        assert!(Bf16Products::chosen(Some("bf16")).unwrap_err().contains("auto, f32 or portable"));
+        let (chosen, reason) = Bf16Products::chosen(None).unwrap();
+        assert_eq!(chosen == Bf16Products::Amx, reason.is_none());
+        assert_eq!(Bf16Products::chosen(Some("auto")), Ok((chosen, reason)));
+    }
+}

@@ -1,0 +1,429 @@
+//! Products of f32 rows with a frozen bf16 matrix in the arithmetic of matrix units: rows rounded to bf16, products exact, sums in f32.
+//!
+//! One driver serves `y = x W^T` and `dx = dy W`. The rows on the left are rounded and laid out in blocks of 32 once; each task packs panels of 32 columns of
+//! what stands on the right as it goes, and multiplies blocks of 32 x 32 results. A block runs on AMX tiles ([`super::amx`]) or in plain Rust, which does
+//! the same sums in the same order and is the judge. Every result is summed in an order that its row length alone decides, so that threads do not matter.
+//!
+//! Layout of both operands, by steps of 32 along the summed dimension k: a step of the left block is `[32 rows][16 pairs]`, one of the right panel
+//! `[2 halves][16 pairs][16 columns]`, where a pair is a word of 32 bits with elements 2 k and 2 k + 1, the even one in the lower half.
+
+use std::any::Any;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::amx::{Tiles, words};
+use super::products::Bf16Products;
+use super::vector::widest;
+use super::{Matrix, Real, Stream, Workspace};
+
+/// Rows and columns of a block of results, and elements of the summed dimension that one step takes.
+pub(super) const SIDE: usize = 32;
+/// Words of a step of either operand: 2 KiB.
+pub(super) const STEP: usize = SIDE * SIDE / 2;
+/// Steps of a packed panel: 32 KiB, which stays in the first-level cache.
+const STEPS: usize = 16;
+/// Rows that one sweep takes: with [`STEPS`] 1 MiB of the left side, which stays in the second-level cache beside the sums.
+const ROWS: usize = 1024;
+/// Panels of a task.
+const PANELS: usize = 4;
+
+/// A frozen matrix on the right of a product.
+#[derive(Clone, Copy)]
+pub struct Frozen<'a> {
+    /// `[rows, cols]`, row-major.
+    pub elements: &'a [bf16],
+    /// Elements of a row.
+    pub cols: usize,
+    /// Whether its transpose is meant: the sum then runs along its rows.
+    pub transposed: bool,
+}
+
+/// `out = x w`, added to `out` when `accumulate`, in bf16 arithmetic; false, and nothing done, where the workspace's choice, the type or the size ask for
+/// another way.
+///
+/// `x [n, k]`, `w [k, m]` after transposing, `out [n, m]`. `x` is rounded to bf16, to nearest, ties to even; products and sums are f32.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn bf16_product<T: Real>(
+    x: &Matrix<T>,
+    w: Frozen<'_>,
+    out: &mut Matrix<T>,
+    accumulate: bool,
+    workspace: &Workspace<T>,
+) -> bool {
+    let kernel = workspace.bf16_products();
+    if kernel == Bf16Products::Widened || x.rows() < SIDE || x.cols() == 0 || out.cols() == 0 {
+        return false;
+    }
+    let (x, out, workspace): (&dyn Any, &mut dyn Any, &dyn Any) = (x, out, workspace);
+    match (x.downcast_ref(), out.downcast_mut(), workspace.downcast_ref()) {
+        (Some(x), Some(out), Some(workspace)) => product(kernel, x, w, out, accumulate, workspace),
+        _ => return false,
+    }
+    true
+}
+
+fn product(
+    kernel: Bf16Products,
+    x: &Matrix<f32>,
+    w: Frozen<'_>,
+    out: &mut Matrix<f32>,
+    accumulate: bool,
+    workspace: &Workspace<f32>,
+) {
+    let (k, m) = (x.cols(), out.cols());
+    let rows = w.elements.len() / w.cols;
+    assert_eq!(if w.transposed { (w.cols, rows) } else { (rows, w.cols) }, (k, m), "product of [{}, {k}]", x.rows());
+    assert_eq!(out.rows(), x.rows(), "rows of a product");
+    let steps = k.div_ceil(SIDE);
+    let sweeps = x.data().chunks(ROWS * k).zip(out.data_mut().chunks_mut(ROWS * m));
+    for (x, out) in sweeps {
+        let mut left = workspace.buffer((x.len() / k).div_ceil(SIDE) * steps * STEP);
+        let left = words(&mut left);
+        left.par_chunks_mut(steps * STEP).zip(x.par_chunks(SIDE * k)).for_each(|(to, rows)| round(rows, k, to));
+        // the columns of a task as pieces of the rows of `out`
+        let width = PANELS * SIDE;
+        let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+        tasks.resize_with(m.div_ceil(width), || Vec::with_capacity(ROWS));
+        for row in out.chunks_mut(m) {
+            row.chunks_mut(width).zip(&mut tasks).for_each(|(piece, task)| task.push(piece));
+        }
+        let left = &*left;
+        tasks.into_par_iter().enumerate().for_each(|(index, pieces)| {
+            columns(kernel, left, steps, w, index * width, pieces, accumulate, workspace);
+        });
+    }
+}
+
+/// One task: the columns of the product from `first` on, into pieces of rows.
+fn columns(
+    kernel: Bf16Products,
+    left: &[u32],
+    steps: usize,
+    w: Frozen<'_>,
+    first: usize,
+    mut pieces: Vec<&mut [f32]>,
+    accumulate: bool,
+    workspace: &Workspace<f32>,
+) {
+    const BLOCK: usize = SIDE * SIDE;
+    let (blocks, panels) = (pieces.len().div_ceil(SIDE), pieces[0].len().div_ceil(SIDE));
+    let mut scratch = workspace.buffer(STEPS * STEP + panels * blocks * BLOCK);
+    let (right, sums) = scratch.split_at_mut(STEPS * STEP);
+    let right = words(right);
+    // from here to the end of the loop nothing waits for other work, which might use this thread's tiles
+    let tiles = (kernel == Bf16Products::Amx).then(Tiles::new);
+    for from in (0..steps).step_by(STEPS) {
+        let count = STEPS.min(steps - from);
+        let right = &mut right[..count * STEP];
+        for (panel, sums) in sums.chunks_exact_mut(blocks * BLOCK).enumerate() {
+            let pack = if w.transposed { pack_rows } else { pack_columns };
+            pack(w.elements.reinterpret_cast(), w.cols, first + panel * SIDE, from * SIDE, right);
+            for (block, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
+                let left = &left[(block * steps + from) * STEP..][..count * STEP];
+                match &tiles {
+                    Some(tiles) => tiles.multiply(left, right, sums, from == 0),
+                    None => multiply(left, right, sums, from == 0),
+                }
+            }
+        }
+    }
+    drop(tiles);
+    for (row, piece) in pieces.iter_mut().enumerate() {
+        for (panel, piece) in piece.chunks_mut(SIDE).enumerate() {
+            let sums = &sums[(panel * blocks * SIDE + row) * SIDE..][..piece.len()];
+            match accumulate {
+                true => piece.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+                false => piece.copy_from_slice(sums),
+            }
+        }
+    }
+}
+
+/// The bits of a number rounded to bf16, to nearest, ties to even; what is not a number stays one.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { bits >> 16 | 0x40 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+/// The number in the lower half of a word.
+#[inline(always)]
+fn low(word: u32) -> f32 {
+    f32::from_bits(word << 16)
+}
+
+/// The number in the upper half of a word.
+#[inline(always)]
+fn high(word: u32) -> f32 {
+    f32::from_bits(word & 0xffff_0000)
+}
+
+#[inline(always)]
+fn pair(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+widest! {
+    /// A block of the left side: at most 32 rows of `k` numbers to `[steps][32][16]` words, zeros where there are no numbers.
+    fn round(rows: &[f32], k: usize, to: &mut [u32]) {
+        if rows.len() < SIDE * k || !k.is_multiple_of(SIDE) {
+            to.fill(0);
+        }
+        for (index, row) in rows.chunks_exact(k).enumerate() {
+            let (whole, rest) = row.as_chunks::<SIDE>();
+            let mut at = index * (SIDE / 2);
+            for numbers in whole {
+                let words = &mut to[at..at + SIDE / 2];
+                for i in 0..SIDE / 2 {
+                    words[i] = rounded(numbers[2 * i]) | rounded(numbers[2 * i + 1]) << 16;
+                }
+                at += STEP;
+            }
+            for (i, &number) in rest.iter().enumerate() {
+                to[at + i / 2] |= rounded(number) << (16 * (i % 2));
+            }
+        }
+    }
+
+    /// A panel of a matrix whose rows are summed along: 32 rows from `first` on, their elements from `from` on, zeros where there are none.
+    fn pack_rows(w: &[u16], cols: usize, first: usize, from: usize, to: &mut [u32]) {
+        let rows = w.len() / cols;
+        let count = SIDE.min(rows - first);
+        let len = (to.len() / STEP * SIDE).min(cols - from);
+        if count < SIDE || !len.is_multiple_of(SIDE) {
+            to.fill(0);
+        }
+        for (half, first) in [first, first + SIDE / 2].into_iter().enumerate() {
+            let count = (SIDE / 2).min(rows.saturating_sub(first));
+            for (step, to) in to.chunks_exact_mut(STEP).enumerate() {
+                let to = &mut to[half * STEP / 2..][..STEP / 2];
+                let from = from + step * SIDE;
+                if count == SIDE / 2 && from + SIDE <= cols {
+                    let mut words = [[0; SIDE / 2]; SIDE / 2];
+                    for (row, words) in words.iter_mut().enumerate() {
+                        let (pairs, _) = w[(first + row) * cols + from..][..SIDE].as_chunks::<2>();
+                        for i in 0..SIDE / 2 {
+                            words[i] = pair(pairs[i][0], pairs[i][1]);
+                        }
+                    }
+                    for i in 0..SIDE / 2 {
+                        for row in 0..SIDE / 2 {
+                            to[i * (SIDE / 2) + row] = words[row][i];
+                        }
+                    }
+                    continue;
+                }
+                for row in 0..count {
+                    let elements = &w[(first + row) * cols + from..(first + row) * cols + cols.min(from + SIDE)];
+                    for (i, &element) in elements.iter().enumerate() {
+                        to[i / 2 * (SIDE / 2) + row] |= u32::from(element) << (16 * (i % 2));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A panel of a matrix whose columns are summed along: 32 columns from `first` on, of the rows from `from` on, zeros where there are none.
+    fn pack_columns(w: &[u16], cols: usize, first: usize, from: usize, to: &mut [u32]) {
+        let rows = w.len() / cols;
+        let count = SIDE.min(cols - first);
+        let none = [0; SIDE];
+        for (step, to) in to.chunks_exact_mut(STEP).enumerate() {
+            for i in 0..SIDE / 2 {
+                let row = from + step * SIDE + 2 * i;
+                let even = if row < rows { &w[row * cols + first..][..count] } else { &none[..count] };
+                let odd = if row + 1 < rows { &w[(row + 1) * cols + first..][..count] } else { &none[..count] };
+                for half in 0..2 {
+                    let words = &mut to[half * STEP / 2 + i * (SIDE / 2)..][..SIDE / 2];
+                    let start = half * (SIDE / 2);
+                    if count == SIDE {
+                        for j in 0..SIDE / 2 {
+                            words[j] = pair(even[start + j], odd[start + j]);
+                        }
+                    } else {
+                        for (j, word) in words.iter_mut().enumerate() {
+                            let at = |row: &[u16]| row.get(start + j).copied().unwrap_or(0);
+                            *word = pair(at(even), at(odd));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A block of results: `sums [32, 32] += a b`, or `= a b` when `fresh`, for a block of the left side and a panel of the right one of as many steps.
+    ///
+    /// As the unit does it: in each step the products of even and of odd elements are summed apart, each in order, then both sums are added.
+    fn multiply(a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
+        const HALF: usize = SIDE / 2;
+        if fresh {
+            sums.fill(0.0);
+        }
+        for (a, b) in a.chunks_exact(STEP).zip(b.chunks_exact(STEP)) {
+            for (a, sums) in a.chunks_exact(HALF).zip(sums.chunks_exact_mut(SIDE)) {
+                for (b, sums) in b.chunks_exact(STEP / 2).zip(sums.chunks_exact_mut(HALF)) {
+                    let (mut even, mut odd) = ([0.0; HALF], [0.0; HALF]);
+                    for (&a, b) in a.iter().zip(b.chunks_exact(HALF)) {
+                        for j in 0..HALF {
+                            even[j] += low(a) * low(b[j]);
+                            odd[j] += high(a) * high(b[j]);
+                        }
+                    }
+                    for j in 0..HALF {
+                        sums[j] += even[j] + odd[j];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The largest difference between a block on the unit and in plain code, relative to the sum of the products' sizes.
+///
+/// # Panics
+/// Where the unit may not be used.
+pub(super) fn judge(stream: &mut Stream) -> f32 {
+    let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| stream.normal() as f32).collect() };
+    let (k, steps) = (5 * SIDE, 5);
+    let (x, w, start) = (numbers(SIDE * k), numbers(SIDE * k), numbers(SIDE * SIDE));
+    let w: Vec<u16> = w.iter().map(|&x| rounded(x) as u16).collect();
+    let (mut a, mut b) = (vec![0; steps * STEP], vec![0; steps * STEP]);
+    round(&x, k, &mut a);
+    pack_rows(&w, k, 0, 0, &mut b);
+    let positive = |words: &[u32]| words.iter().map(|word| word & 0x7fff_7fff).collect::<Vec<_>>();
+    let mut sizes: Vec<f32> = start.iter().map(|x| x.abs()).collect();
+    multiply(&positive(&a), &positive(&b), &mut sizes, false);
+    let tiles = Tiles::new();
+    let mut worst = 0.0;
+    for fresh in [true, false] {
+        let (mut sums, mut expected) = (start.clone(), start.clone());
+        tiles.multiply(&a, &b, &mut sums, fresh);
+        multiply(&a, &b, &mut expected, fresh);
+        for ((sum, expected), size) in sums.iter().zip(&expected).zip(&sizes) {
+            let difference = (sum - expected).abs() / size;
+            // a comparison with what is not a number is false
+            worst = if difference <= worst { worst } else { difference };
+        }
+    }
+    worst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize, name: &str) -> Vec<f32> {
+        let mut stream = Stream::new(3, "test", name);
+        (0..len).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn narrow(numbers: &[f32]) -> Vec<bf16> {
+        numbers.iter().map(|&x| bf16::from_f32(x)).collect()
+    }
+
+    fn matrix(rows: usize, data: &[f32], workspace: &Workspace<f32>) -> Matrix<f32> {
+        let mut matrix = workspace.matrix(rows, data.len() / rows);
+        matrix.copy_from(data);
+        matrix
+    }
+
+    /// `[n, k, m]`: whole blocks, every edge, more than one panel of k, task and sweep.
+    const SHAPES: [[usize; 3]; 7] =
+        [[32, 32, 32], [64, 64, 96], [33, 31, 1], [40, 545, 70], [100, 97, 300], [32, 1100, 33], [1090, 40, 130]];
+
+    /// What a kernel makes of random matrices, on some threads: `x w` written over, then added twice.
+    fn result(kernel: Bf16Products, [n, k, m]: [usize; 3], transposed: bool, threads: usize) -> Vec<f32> {
+        let workspace = Workspace::new(threads).unwrap().with_bf16_products(kernel);
+        let (x, w) = (numbers(n * k, "x"), narrow(&numbers(k * m, "w")));
+        let (x, mut out) = (matrix(n, &x, &workspace), workspace.matrix(n, m));
+        let w = Frozen { elements: &w, cols: if transposed { k } else { m }, transposed };
+        for accumulate in [false, true] {
+            workspace.run(|| assert!(bf16_product(&x, w, &mut out, accumulate, &workspace)));
+        }
+        out.data().to_vec()
+    }
+
+    fn check(kernel: Bf16Products) {
+        for [n, k, m] in SHAPES {
+            let (x, w) = (narrow(&numbers(n * k, "x")), narrow(&numbers(k * m, "w")));
+            for transposed in [false, true] {
+                let got = result(kernel, [n, k, m], transposed, 2);
+                for i in 0..n {
+                    for j in 0..m {
+                        let at = |l: usize| if transposed { w[j * k + l] } else { w[l * m + j] };
+                        let terms = (0..k).map(|l| x[i * k + l].to_f64() * at(l).to_f64());
+                        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                        let error = (f64::from(got[i * m + j]) - 2.0 * sum).abs();
+                        // sums of some hundred terms in f32, rounded to 2^-24 each
+                        assert!(error <= 1e-5 * size, "{n} {k} {m} {transposed}: {error} of {size} at {i},{j}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn portable_products_equal_the_definition_on_every_shape() {
+        check(Bf16Products::Portable);
+    }
+
+    #[test]
+    fn products_do_not_depend_on_the_number_of_threads() {
+        for transposed in [false, true] {
+            for shape in [[100, 97, 300], [1090, 40, 130]] {
+                let one = result(Bf16Products::Portable, shape, transposed, 1);
+                for threads in [2, 3, 4] {
+                    assert!(result(Bf16Products::Portable, shape, transposed, threads) == one, "{shape:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even_and_keeps_what_is_not_a_number() {
+        let mut bits = vec![0, 1, 0x3f80_8000, 0x3f81_8000, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0xffff_ffff];
+        let mut stream = Stream::new(3, "test", "bits");
+        bits.extend((0..10_000).map(|_| stream.below(1 << 32) as u32));
+        for bits in bits {
+            let x = f32::from_bits(bits);
+            assert_eq!(rounded(x) as u16, bf16::from_f32(x).to_bits(), "{bits:x}");
+        }
+    }
+
+    #[test]
+    fn small_products_and_other_types_go_another_way() {
+        let w = narrow(&[0.5; 4]);
+        let w = Frozen { elements: &w, cols: 2, transposed: false };
+        let workspace = Workspace::<f32>::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
+        assert!(!bf16_product(&workspace.zeros(31, 2), w, &mut workspace.zeros(31, 2), false, &workspace));
+        let wide = Workspace::<f64>::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
+        assert!(!bf16_product(&wide.zeros(32, 2), w, &mut wide.zeros(32, 2), false, &wide));
+        let widened = workspace.clone().with_bf16_products(Bf16Products::Widened);
+        assert!(!bf16_product(&widened.zeros(32, 2), w, &mut widened.zeros(32, 2), false, &widened));
+    }
+
+    #[test]
+    fn amx_products_equal_the_definition_and_plain_code() {
+        if let Err(reason) = super::super::amx::usable() {
+            println!("nothing judged, AMX is {reason}");
+            return;
+        }
+        let worst = judge(&mut Stream::new(4, "test", "judge"));
+        println!("a block on AMX differs from plain code by {worst:e} of its products' size");
+        assert!(worst <= 1e-6);
+        check(Bf16Products::Amx);
+        for shape in SHAPES {
+            for transposed in [false, true] {
+                let portable = result(Bf16Products::Portable, shape, transposed, 1);
+                for threads in [1, 2, 4] {
+                    let same = result(Bf16Products::Amx, shape, transposed, threads) == portable;
+                    println!("{shape:?}, transposed {transposed}, {threads} threads: the bits of plain code: {same}");
+                }
+            }
+        }
+    }
+}
