@@ -229,28 +229,23 @@ widest! {
 
     /// A panel of a matrix whose columns are summed along: 32 columns from `first` on, of the rows from `from` on, zeros where there are none.
     fn pack_columns(w: &[u16], cols: usize, first: usize, from: usize, to: &mut [u32]) {
+        const HALF: usize = SIDE / 2;
         let rows = w.len() / cols;
-        let count = SIDE.min(cols - first);
-        let none = [0; SIDE];
-        for (step, to) in to.chunks_exact_mut(STEP).enumerate() {
-            for i in 0..SIDE / 2 {
-                let row = from + step * SIDE + 2 * i;
-                let even = if row < rows { &w[row * cols + first..][..count] } else { &none[..count] };
-                let odd = if row + 1 < rows { &w[(row + 1) * cols + first..][..count] } else { &none[..count] };
-                for half in 0..2 {
-                    let words = &mut to[half * STEP / 2 + i * (SIDE / 2)..][..SIDE / 2];
-                    let start = half * (SIDE / 2);
-                    if count == SIDE {
-                        for j in 0..SIDE / 2 {
-                            words[j] = pair(even[start + j], odd[start + j]);
-                        }
-                    } else {
-                        for (j, word) in words.iter_mut().enumerate() {
-                            let at = |row: &[u16]| row.get(start + j).copied().unwrap_or(0);
-                            *word = pair(at(even), at(odd));
-                        }
-                    }
+        for (pair_of_rows, to) in to.as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
+            // words of a step: the pairs of its left columns, then of its right ones
+            let (step, half, i) = (pair_of_rows / SIDE, pair_of_rows / HALF % 2, pair_of_rows % HALF);
+            let (row, column) = (from + step * SIDE + 2 * i, first + half * HALF);
+            if column + HALF <= cols && row + 1 < rows {
+                let even: &[u16; HALF] = w[row * cols + column..].first_chunk().expect("a row holds the columns");
+                let odd: &[u16; HALF] = w[(row + 1) * cols + column..].first_chunk().expect("as does the next");
+                for j in 0..HALF {
+                    to[j] = pair(even[j], odd[j]);
                 }
+                continue;
+            }
+            let at = |row: usize, column: usize| if row < rows && column < cols { w[row * cols + column] } else { 0 };
+            for j in 0..HALF {
+                to[j] = pair(at(row, column + j), at(row + 1, column + j));
             }
         }
     }
