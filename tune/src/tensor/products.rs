@@ -71,6 +71,7 @@ mod tests {
         assert_eq!(Bf16Products::chosen(Some("portable")).unwrap().0, Bf16Products::Portable);
         assert!(Bf16Products::chosen(Some("bf16")).unwrap_err().contains("auto, f32 or portable"));
         let (chosen, reason) = Bf16Products::chosen(None).unwrap();
+        println!("left to itself, this machine uses {}; AMX: {reason:?}", chosen.kernel());
         assert_eq!(chosen == Bf16Products::Amx, reason.is_none());
         assert_eq!(Bf16Products::chosen(Some("auto")), Ok((chosen, reason)));
     }
