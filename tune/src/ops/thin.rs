@@ -99,7 +99,7 @@ fn few<T: Real, W: Copy, const N: usize>(x: &[T], weight: &[W], widen: impl Fn(W
         let mut width = LANES / 2;
         while width > 0 {
             for lane in 0..width {
-                lanes[lane] = lanes[lane] + lanes[lane + width];
+                lanes[lane] += lanes[lane + width];
             }
             width /= 2;
         }
