@@ -10,12 +10,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use quanta_circuit::Real;
-use safetensors::tensor::TensorInfo as StoredInfo;
 
 use super::bf16::Bf16Values;
+use super::contents::Contents;
 use super::dtype::Dtype;
 use super::error::WeightsError;
-use super::header;
 use super::index::{Index, IndexProblem};
 use super::mmap::Mapping;
 use super::pickle;
@@ -291,27 +290,6 @@ impl TensorFiles {
             file.release(&piece);
         }
         Ok(values)
-    }
-}
-
-/// What a mapped file says of itself.
-struct Contents {
-    /// In the order of their data.
-    tensors: Vec<(String, View)>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl Contents {
-    fn of(path: &Path, bytes: &[u8]) -> Result<Self, WeightsError> {
-        if pickle::is_pickle(path) {
-            return Ok(Self { tensors: pickle::parse(path, bytes)?, metadata: BTreeMap::new() });
-        }
-        let header = header::parse(path, bytes)?;
-        let place = |(name, info): (String, StoredInfo)| {
-            let range = header.data_start + info.data_offsets.0..header.data_start + info.data_offsets.1;
-            (name, View { dtype: info.dtype, shape: info.shape, range, strides: None })
-        };
-        Ok(Self { tensors: header.tensors.into_iter().map(place).collect(), metadata: header.metadata })
     }
 }
 

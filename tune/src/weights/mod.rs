@@ -11,6 +11,7 @@
 mod atomic;
 mod bf16;
 mod check;
+mod contents;
 mod dtype;
 mod error;
 mod folder;
