@@ -16,7 +16,7 @@ use rayon::prelude::*;
 pub use super::rule::Rule;
 use super::{Segments, dropout};
 use crate::tensor::vector::{self, widest};
-use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul};
+use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul_here};
 
 /// Queries whose scores exist at one time.
 const BLOCK: usize = 64;
@@ -97,7 +97,7 @@ pub fn forward<T: Real>(
             for (index, keys) in block.keys.iter().enumerate() {
                 let p = p.view().columns(offset, offset + keys.len());
                 let v = MatRef::new(&v[keys.start * dim..], keys.len(), dim);
-                matmul(MatMut::new(o, block.queries.len(), dim), index > 0, p, v, T::ONE);
+                matmul_here(MatMut::new(o, block.queries.len(), dim), index > 0, p, v, T::ONE);
                 offset += keys.len();
             }
         }
@@ -204,7 +204,7 @@ fn backward_head<T: Real>(
         let mut offset = 0;
         for range in &block.keys {
             let v = MatRef::new(&keys.v[range.start * dim..], range.len(), dim);
-            matmul(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE);
+            matmul_here(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE);
             offset += range.len();
         }
         if let Some(dropout) = layout.dropout {
@@ -236,9 +236,9 @@ fn backward_head<T: Real>(
             };
             let (p, ds) = (p.view().columns(offset, offset + len), ds.view().columns(offset, offset + len));
             let k = MatRef::new(&keys.k[range.start * dim..], len, dim);
-            matmul(MatMut::new(dq, rows, dim), index > 0, ds, k, scale);
-            matmul(MatMut::new(&mut dk[from..], len, dim), true, ds.t(), q, scale);
-            matmul(MatMut::new(&mut dv[from..], len, dim), true, p.t(), d_o, T::ONE);
+            matmul_here(MatMut::new(dq, rows, dim), index > 0, ds, k, scale);
+            matmul_here(MatMut::new(&mut dk[from..], len, dim), true, ds.t(), q, scale);
+            matmul_here(MatMut::new(&mut dv[from..], len, dim), true, p.t(), d_o, T::ONE);
             offset += len;
         }
     }
@@ -298,7 +298,7 @@ fn scores<T: Real>(q: &[T], k: &[T], block: &Block, rule: Rule, dim: usize, work
     let mut offset = 0;
     for keys in &block.keys {
         let k = MatRef::new(&k[keys.start * dim..], keys.len(), dim);
-        matmul(s.view_mut().columns(offset, offset + keys.len()), false, q, k.t(), T::from_f64(rule.scale));
+        matmul_here(s.view_mut().columns(offset, offset + keys.len()), false, q, k.t(), T::from_f64(rule.scale));
         offset += keys.len();
     }
     rule.bend(s.data_mut());

@@ -4,12 +4,14 @@
 //! (see [`crate::tensor::Bf16Products`]). An embedding and the output head
 //! tied to it share one such matrix.
 
+use std::any::Any;
+
 use half::bf16;
 use rayon::prelude::*;
 
 use super::thin;
 use crate::tensor::vector::widest;
-use crate::tensor::{Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, matmul};
+use crate::tensor::{Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, matmul, panel_product};
 use crate::weights::{Bf16Values, round_to_bf16};
 
 /// How the elements are held.
@@ -78,7 +80,7 @@ impl<T: Real> Weight<T> {
             };
         }
         let mut y = workspace.matrix(x.rows(), self.rows);
-        if self.bf16_product(x, true, &mut y, false, workspace) {
+        if self.product(x, true, &mut y, false, workspace) {
             return y;
         }
         self.for_each_block(workspace, |first, block| {
@@ -91,7 +93,7 @@ impl<T: Real> Weight<T> {
 
     /// `dx = dy W`, added to `dx` when `accumulate`: `dy [n, rows]`, `dx [n, cols]`.
     pub fn backward(&self, dy: &Matrix<T>, dx: &mut Matrix<T>, accumulate: bool, workspace: &Workspace<T>) {
-        if self.bf16_product(dy, false, dx, accumulate, workspace) {
+        if self.product(dy, false, dx, accumulate, workspace) {
             return;
         }
         let mut accumulate = accumulate;
@@ -193,8 +195,9 @@ impl<T: Real> Weight<T> {
         row_lengths(&self.to_f64(), self.cols)
     }
 
-    /// `out = x W^T`, or `x W`, in bf16 arithmetic where the workspace has it; false where it is to be computed another way.
-    fn bf16_product(
+    /// `out = x W^T`, or `x W`, by the kernels for frozen matrices: in bf16 arithmetic where the workspace has it, else in f32; false where the type or the
+    /// machine asks for another way.
+    fn product(
         &self,
         x: &Matrix<T>,
         transposed: bool,
@@ -202,8 +205,25 @@ impl<T: Real> Weight<T> {
         accumulate: bool,
         workspace: &Workspace<T>,
     ) -> bool {
-        let Storage::Bf16(data) = &self.storage else { return false };
-        bf16_product(x, Frozen { elements: data, cols: self.cols, transposed }, out, accumulate, workspace)
+        let cols = self.cols;
+        if let Storage::Bf16(data) = &self.storage
+            && bf16_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
+        {
+            return true;
+        }
+        let (weight, x, out, workspace): (&dyn Any, &dyn Any, &mut dyn Any, &dyn Any) = (self, x, out, workspace);
+        let (Some(Weight::<f32> { storage, .. }), Some(x)) = (weight.downcast_ref(), x.downcast_ref()) else {
+            return false;
+        };
+        let (Some(out), Some(workspace)) = (out.downcast_mut(), workspace.downcast_ref()) else { return false };
+        match storage {
+            Storage::Dense(data) => {
+                panel_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
+            }
+            Storage::Bf16(data) => {
+                panel_product::<bf16>(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
+            }
+        }
     }
 
     /// Calls `work(first_row, elements)` for consecutive blocks of whole rows in the compute type; one block when nothing has to be widened. Block

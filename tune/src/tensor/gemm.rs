@@ -105,6 +105,25 @@ fn last(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize
 /// # Panics
 /// When the shapes do not fit or a stride leaves its slice.
 pub fn matmul<T: Real>(dst: MatMut<'_, T>, accumulate: bool, a: MatRef<'_, T>, b: MatRef<'_, T>, scale: T) {
+    product(dst, accumulate, a, b, scale, gemm::Parallelism::Rayon(0));
+}
+
+/// [`matmul`] on the calling thread alone, with the same bits: for products in loops that are spread over the threads already.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_here<T: Real>(dst: MatMut<'_, T>, accumulate: bool, a: MatRef<'_, T>, b: MatRef<'_, T>, scale: T) {
+    product(dst, accumulate, a, b, scale, gemm::Parallelism::None);
+}
+
+fn product<T: Real>(
+    dst: MatMut<'_, T>,
+    accumulate: bool,
+    a: MatRef<'_, T>,
+    b: MatRef<'_, T>,
+    scale: T,
+    parallelism: gemm::Parallelism,
+) {
     let (m, n, k) = (dst.rows, dst.cols, a.cols);
     assert!(
         a.rows == m && b.rows == k && b.cols == n,
@@ -142,7 +161,7 @@ pub fn matmul<T: Real>(dst: MatMut<'_, T>, accumulate: bool, a: MatRef<'_, T>, b
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }

@@ -7,14 +7,16 @@ mod amx;
 mod arena;
 mod gemm;
 mod matrix;
+mod panels;
 mod products;
 mod random;
 mod tiles;
 pub(crate) mod vector;
 mod workspace;
 
-pub use gemm::{MatMut, MatRef, matmul, product_kernel};
+pub use gemm::{MatMut, MatRef, matmul, matmul_here, product_kernel};
 pub use matrix::Matrix;
+pub(crate) use panels::panel_product;
 pub use products::{BF16_PRODUCTS, Bf16Products};
 pub use quanta_circuit::Real;
 pub use random::Stream;

@@ -31,9 +31,9 @@ const PANELS: usize = 4;
 
 /// A frozen matrix on the right of a product.
 #[derive(Clone, Copy)]
-pub struct Frozen<'a> {
+pub struct Frozen<'a, E = bf16> {
     /// `[rows, cols]`, row-major.
-    pub elements: &'a [bf16],
+    pub elements: &'a [E],
     /// Elements of a row.
     pub cols: usize,
     /// Whether its transpose is meant: the sum then runs along its rows.

@@ -1,0 +1,442 @@
+//! Products of f32 rows with a frozen matrix on AVX-512: `y = x W^T` and `dx = dy W` from one copy of W, held in f32 or bf16.
+//!
+//! A task makes a block of rows of some columns: it packs (and widens) a panel of 48 columns of what stands on the right, a part of the summed dimension at a
+//! time, and multiplies the block's rows with it, eight at a time, reading them where they lie. Packed panels never leave the second-level cache, bf16 is
+//! never widened in memory, and tasks are small enough that a thread which is slowed down hands its work to the others. The parts of the summed dimension
+//! follow from its length alone, so that no bit depends on threads, or on which rows are computed together. Other machines and types take
+//! [`super::matmul`].
+
+use half::bf16;
+
+use super::tiles::Frozen;
+use super::{Matrix, Workspace};
+
+/// Rows that one task takes at most.
+#[cfg(target_arch = "x86_64")]
+const ROWS: usize = 256;
+/// Elements of the summed dimension that a packed panel holds at most: 72 KiB with its 48 columns.
+#[cfg(target_arch = "x86_64")]
+const DEPTH: usize = 384;
+/// Elements of a block of rows that stay in the second-level cache from one task to the next. Longer rows are read again for every few panels.
+#[cfg(target_arch = "x86_64")]
+const KEPT: usize = 1 << 18;
+
+/// `out = x w`, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512.
+///
+/// `x [n, k]`, `w [k, m]` after transposing, `out [n, m]`. Products are fused with sums, which run in f32 over parts of k of equal length.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub(crate) fn panel_product<E: Element>(
+    x: &Matrix<f32>,
+    w: Frozen<'_, E>,
+    out: &mut Matrix<f32>,
+    accumulate: bool,
+    workspace: &Workspace<f32>,
+) -> bool {
+    let (n, k, m) = (x.rows(), x.cols(), out.cols());
+    let rows = w.elements.len().checked_div(w.cols).unwrap_or(0);
+    assert_eq!(if w.transposed { (w.cols, rows) } else { (rows, w.cols) }, (k, m), "product of [{n}, {k}]");
+    assert_eq!(out.rows(), n, "rows of a product");
+    #[cfg(target_arch = "x86_64")]
+    if super::vector::width() == 512 && n > 0 && k > 0 && m > 0 {
+        avx512::product(x, w, out, accumulate, workspace);
+        return true;
+    }
+    let _ = (accumulate, workspace);
+    false
+}
+
+/// A type that a frozen matrix is held in.
+pub(crate) trait Element: Copy + Sync + Widened {}
+
+impl Element for f32 {}
+impl Element for bf16 {}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Widened;
+
+/// Nothing is asked of an element where it is not read.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) trait Widened {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<E> Widened for E {}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The kernel. Everything below `product` may run only where `vector::width` is 512.
+
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    use half::bf16;
+    use rayon::prelude::*;
+
+    use super::{DEPTH, Element, Frozen, KEPT, Matrix, ROWS, Workspace};
+
+    /// Numbers in a register.
+    const LANES: usize = 16;
+    /// Registers of columns in a panel.
+    const REGISTERS: usize = 3;
+    const COLUMNS: usize = REGISTERS * LANES;
+    /// Rows that meet a panel together: 24 sums, with the panel's row and a broadcast, fit the 32 registers.
+    const TOGETHER: usize = 8;
+    /// Panels of a task whose rows do not stay in the cache.
+    const PANELS: usize = 4;
+
+    /// Reading elements as f32.
+    pub(crate) trait Widened: Sized {
+        /// The elements that `mask` names, the first of them at `from`; zeros for the others.
+        ///
+        /// # Safety
+        /// The machine has AVX-512 F, BW and VL; the named elements are readable.
+        unsafe fn load(from: *const Self, mask: u16) -> __m512;
+    }
+
+    impl Widened for f32 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+            // SAFETY: the caller's promise
+            unsafe { _mm512_maskz_loadu_ps(mask, from) }
+        }
+    }
+
+    impl Widened for bf16 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+            // SAFETY: the caller's promise; a bf16 is its 16 bits
+            let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+        }
+    }
+
+    /// Where results go: disjoint blocks of it are written by different threads.
+    #[derive(Clone, Copy)]
+    struct Out(*mut f32);
+    // SAFETY: tasks write blocks that do not overlap
+    unsafe impl Send for Out {}
+    // SAFETY: as above
+    unsafe impl Sync for Out {}
+
+    impl Out {
+        /// # Safety
+        /// `offset` lies in the matrix.
+        unsafe fn at(self, offset: usize) -> *mut f32 {
+            // SAFETY: the caller's promise
+            unsafe { self.0.add(offset) }
+        }
+    }
+
+    /// The shapes have been checked and nothing is empty.
+    pub(super) fn product<E: Element>(
+        x: &Matrix<f32>,
+        w: Frozen<'_, E>,
+        out: &mut Matrix<f32>,
+        accumulate: bool,
+        workspace: &Workspace<f32>,
+    ) {
+        let (n, k, m) = (x.rows(), x.cols(), out.cols());
+        let height = n.div_ceil(n.div_ceil(ROWS)).next_multiple_of(TOGETHER);
+        let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
+        let width = if height * k <= KEPT { COLUMNS } else { PANELS * COLUMNS };
+        let across = m.div_ceil(width);
+        let out = Out(out.data_mut().as_mut_ptr());
+        (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
+            let (row, column) = (task / across * height, task % across * width);
+            let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(m));
+            let mut panel = workspace.buffer(depth * COLUMNS);
+            for part in (0..k).step_by(depth).map(|from| from..(from + depth).min(k)) {
+                for first in columns.clone().step_by(COLUMNS) {
+                    let panel_columns = first..(first + COLUMNS).min(m);
+                    let registers = panel_columns.len().div_ceil(LANES);
+                    // SAFETY: `panel_product` found the instructions. The ranges lie inside the matrices, whose shapes it checked; the panel holds
+                    // `depth` rows of three registers; no other task writes these rows of these columns
+                    unsafe {
+                        pack(w, part.clone(), panel_columns.clone(), &mut panel);
+                        let block = Block {
+                            rows: rows.len(),
+                            x: x.data().as_ptr().add(rows.start * k + part.start),
+                            k,
+                            panel: panel.as_ptr(),
+                            depth: part.len(),
+                            out: out.at(rows.start * m + first),
+                            m,
+                            add: accumulate || part.start > 0,
+                            mask: ends(panel_columns.len() - (registers - 1) * LANES),
+                        };
+                        match registers {
+                            3 => block.multiply::<3>(),
+                            2 => block.multiply::<2>(),
+                            _ => block.multiply::<1>(),
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The mask of the first `count` lanes.
+    fn ends(count: usize) -> u16 {
+        if count >= LANES { u16::MAX } else { (1 << count) - 1 }
+    }
+
+    /// Packs `columns` (at most 48) of the rows `part` of the right side as `[part][registers][16]`; lanes beyond the columns are zeros.
+    ///
+    /// # Safety
+    /// The machine has the instructions; the ranges lie inside the matrix; `panel` has room.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn pack<E: Element>(w: Frozen<'_, E>, part: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+        let stride = columns.len().div_ceil(LANES) * LANES;
+        assert!(panel.len() >= part.len() * stride);
+        let (elements, panel) = (w.elements.as_ptr(), panel.as_mut_ptr());
+        for (register, first) in columns.clone().step_by(LANES).enumerate() {
+            let count = LANES.min(columns.end - first);
+            // SAFETY: rows and columns are those of the matrix; every store lies below `part.len() * stride`
+            unsafe {
+                if w.transposed {
+                    for from in part.clone().step_by(LANES) {
+                        let deep = LANES.min(part.end - from);
+                        let mut rows = [_mm512_setzero_ps(); LANES];
+                        for (i, row) in rows.iter_mut().enumerate().take(count) {
+                            *row = E::load(elements.add((first + i) * w.cols + from), ends(deep));
+                        }
+                        let to = panel.add((from - part.start) * stride + register * LANES);
+                        for (i, row) in transpose(rows).iter().enumerate().take(deep) {
+                            _mm512_storeu_ps(to.add(i * stride), *row);
+                        }
+                    }
+                } else {
+                    for (i, row) in part.clone().enumerate() {
+                        let values = E::load(elements.add(row * w.cols + first), ends(count));
+                        _mm512_storeu_ps(panel.add(i * stride + register * LANES), values);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A 16 x 16 matrix in registers, transposed: squares of side 1, 2, 4 and 8 change places across the diagonal.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+        exchange::<8>(exchange::<4>(exchange::<2>(exchange::<1>(rows))))
+    }
+
+    /// Of each two rows that are `SIDE` apart, the first keeps its left squares and takes the second's left ones; the second takes the first's right ones.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn exchange<const SIDE: usize>(mut rows: [__m512; LANES]) -> [__m512; LANES] {
+        let [first, second] = const { exchanged(SIDE) };
+        // SAFETY: an array of 16 i32 has the size of a register
+        let [first, second] = unsafe { [_mm512_loadu_epi32(first.as_ptr()), _mm512_loadu_epi32(second.as_ptr())] };
+        for i in 0..LANES {
+            if i & SIDE == 0 {
+                let (a, b) = (rows[i], rows[i + SIDE]);
+                rows[i] = _mm512_permutex2var_ps(a, first, b);
+                rows[i + SIDE] = _mm512_permutex2var_ps(a, second, b);
+            }
+        }
+        rows
+    }
+
+    /// Where the lanes of both rows come from: below 16 the first row's, from there on the second's.
+    const fn exchanged(side: usize) -> [[i32; LANES]; 2] {
+        let mut lanes = [[0; LANES]; 2];
+        let mut lane = 0;
+        while lane < LANES {
+            let left = lane & side == 0;
+            lanes[0][lane] = if left { lane } else { LANES + lane - side } as i32;
+            lanes[1][lane] = if left { lane + side } else { LANES + lane } as i32;
+            lane += 1;
+        }
+        lanes
+    }
+
+    /// Some rows times one packed panel.
+    struct Block {
+        rows: usize,
+        /// The first row's first element that the panel meets.
+        x: *const f32,
+        /// Elements of a row of x.
+        k: usize,
+        panel: *const f32,
+        depth: usize,
+        /// The first result.
+        out: *mut f32,
+        /// Elements of a row of results.
+        m: usize,
+        /// Whether results are added to what is there.
+        add: bool,
+        /// Lanes of the last register that are columns.
+        mask: u16,
+    }
+
+    impl Block {
+        /// # Safety
+        /// The machine has AVX-512 F; rows, panel (of `N` registers) and results are where the fields say.
+        #[target_feature(enable = "avx512f")]
+        unsafe fn multiply<const N: usize>(&self) {
+            // SAFETY: the caller's promise; all rows together are `self.rows`
+            unsafe {
+                let whole = self.rows / TOGETHER * TOGETHER;
+                for row in (0..whole).step_by(TOGETHER) {
+                    self.rows::<TOGETHER, N>(row);
+                }
+                match self.rows - whole {
+                    1 => self.rows::<1, N>(whole),
+                    2 => self.rows::<2, N>(whole),
+                    3 => self.rows::<3, N>(whole),
+                    4 => self.rows::<4, N>(whole),
+                    5 => self.rows::<5, N>(whole),
+                    6 => self.rows::<6, N>(whole),
+                    7 => self.rows::<7, N>(whole),
+                    _ => {}
+                }
+            }
+        }
+
+        /// `R` rows from `first` on, all their sums in registers. A function of its own, so that its pointers are in registers, too.
+        ///
+        /// # Safety
+        /// As [`Self::multiply`].
+        #[inline(never)]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn rows<const R: usize, const N: usize>(&self, first: usize) {
+            let &Self { k, depth, mut panel, m, .. } = self;
+            // SAFETY: the caller's promise, index by index
+            unsafe {
+                let (mut x, out) = ([self.x; R], self.out.add(first * m));
+                for r in 0..R {
+                    x[r] = self.x.add((first + r) * k);
+                    for n in 0..N {
+                        // the results are needed at the end, and may be far away
+                        _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(r * m + n * LANES).cast());
+                    }
+                }
+                let mut sums = [[_mm512_setzero_ps(); N]; R];
+                let mut i = 0;
+                while i + 2 <= depth {
+                    step(&x, i, panel, &mut sums);
+                    step(&x, i + 1, panel.add(N * LANES), &mut sums);
+                    panel = panel.add(2 * N * LANES);
+                    i += 2;
+                }
+                if i < depth {
+                    step(&x, i, panel, &mut sums);
+                }
+                for r in 0..R {
+                    for n in 0..N {
+                        let place = out.add(r * m + n * LANES);
+                        let mask = if n + 1 == N { self.mask } else { u16::MAX };
+                        let before = if self.add { _mm512_maskz_loadu_ps(mask, place) } else { _mm512_setzero_ps() };
+                        _mm512_mask_storeu_ps(place, mask, _mm512_add_ps(before, sums[r][n]));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the products of element `i` of each row with a row of the panel.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F; element `i` of the rows and `N` registers of the panel are readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn step<const R: usize, const N: usize>(
+        x: &[*const f32; R],
+        i: usize,
+        panel: *const f32,
+        sums: &mut [[__m512; N]; R],
+    ) {
+        // SAFETY: the caller's promise
+        unsafe {
+            let mut row = [_mm512_setzero_ps(); N];
+            for n in 0..N {
+                row[n] = _mm512_loadu_ps(panel.add(n * LANES));
+            }
+            for r in 0..R {
+                let x = _mm512_set1_ps(*x[r].add(i));
+                for n in 0..N {
+                    sums[r][n] = _mm512_fmadd_ps(x, row[n], sums[r][n]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Stream;
+
+    fn random(len: usize, name: &str) -> Vec<f32> {
+        let mut stream = Stream::new(7, "test", name);
+        (0..len).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn matrix(workspace: &Workspace<f32>, rows: usize, values: &[f32]) -> Matrix<f32> {
+        let mut matrix = workspace.matrix(rows, values.len() / rows);
+        matrix.copy_from(values);
+        matrix
+    }
+
+    /// The product in f64, and the same with the sizes of all terms.
+    fn expected(x: &[f32], w: impl Fn(usize, usize) -> f32, [n, k, m]: [usize; 3]) -> Vec<[f64; 2]> {
+        let term = |i: usize, j: usize, l: usize| f64::from(x[i * k + l]) * f64::from(w(l, j));
+        let sums = |i, j| [(0..k).map(|l| term(i, j, l)).sum(), (0..k).map(|l| term(i, j, l).abs()).sum()];
+        (0..n * m).map(|at| sums(at / m, at % m)).collect()
+    }
+
+    #[test]
+    fn products_are_the_definition_in_both_directions_and_types() {
+        let workspace = Workspace::new(2).unwrap();
+        // rows in every remainder of eight, columns in one to four registers with and without a rest, depths around one part
+        for (n, k, m) in
+            [(1, 1, 1), (17, 5, 7), (8, 16, 48), (21, 33, 40), (300, 40, 65), (26, 385, 100), (23, 800, 31)]
+        {
+            let (x, w) = (random(n * k, "x"), random(k * m, "w"));
+            let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
+            let (left, before) = (matrix(&workspace, n, &x), random(n * m, "before"));
+            for (transposed, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {
+                let cols = if transposed { k } else { m };
+                let at = |l: usize, j: usize| if transposed { j * k + l } else { l * m + j };
+                let judge = |got: &Matrix<f32>, w: &dyn Fn(usize, usize) -> f32| {
+                    let expected = expected(&x, w, [n, k, m]);
+                    for ((got, [sum, size]), before) in got.data().iter().zip(expected).zip(&before) {
+                        let before = if accumulate { f64::from(*before) } else { 0.0 };
+                        // k + 2 roundings of partial sums that are no larger than the sum of sizes
+                        let bound = f64::from(f32::EPSILON) / 2.0 * (k + 2) as f64 * (size + before.abs());
+                        assert!((f64::from(*got) - before - sum).abs() <= bound, "{n} {k} {m} {transposed}");
+                    }
+                };
+                let mut out = matrix(&workspace, n, &before);
+                if !panel_product(&left, Frozen { elements: &w, cols, transposed }, &mut out, accumulate, &workspace) {
+                    return;
+                }
+                judge(&out, &|l, j| w[at(l, j)]);
+                let mut out = matrix(&workspace, n, &before);
+                panel_product(&left, Frozen { elements: &narrow, cols, transposed }, &mut out, accumulate, &workspace);
+                judge(&out, &|l, j| narrow[at(l, j)].to_f32());
+            }
+        }
+    }
+
+    #[test]
+    fn bits_depend_neither_on_threads_nor_on_other_rows() {
+        let (n, k, m) = (600, 500, 300);
+        let (x, w) = (random(n * k, "x"), random(k * m, "w"));
+        let run = |threads: usize, rows: usize| {
+            let workspace = Workspace::new(threads).unwrap();
+            let (left, mut out) = (matrix(&workspace, rows, &x[..rows * k]), workspace.matrix(rows, m));
+            let w = Frozen { elements: &w, cols: k, transposed: true };
+            workspace.run(|| panel_product(&left, w, &mut out, false, &workspace)).then(|| out.data().to_vec())
+        };
+        let Some(first) = run(1, n) else { return };
+        assert!([2, 3, 4].into_iter().all(|threads| run(threads, n).as_ref() == Some(&first)));
+        for rows in [1, 9, 255, 512] {
+            assert!(run(2, rows).unwrap() == first[..rows * m], "{rows} rows");
+        }
+    }
+}
