@@ -1,4 +1,5 @@
-//! What bf16 weights cost in accuracy: the demonstration's pretrained model, held as bf16 and computed as this machine computes it, against the same weights in f64.
+//! What bf16 weights cost in accuracy: the demonstration's pretrained model, held as bf16, against the same weights in f64. Its products are judged in f32 and
+//! in the arithmetic of matrix units, which plain code has on every machine; and as this machine computes them, where that is something else.
 
 mod support;
 
@@ -12,7 +13,7 @@ use quanta_tune::data::example::Encoded;
 use quanta_tune::data::tokenizer::Tokenizer;
 use quanta_tune::model::{Decoder, StoredAs, load};
 use quanta_tune::ops::Batch;
-use quanta_tune::tensor::{Real, Workspace};
+use quanta_tune::tensor::{Bf16Products, Real, Workspace};
 use quanta_tune::train::{AdamW, AdamWSettings, Step, StepSettings};
 use serde_json::json;
 use support::{attach, attachment, loss_and_gradients, method};
@@ -50,6 +51,14 @@ fn step<T: Real>(model: &Decoder<T>) -> Step<T> {
     Step::new(settings, AdamW::new(AdamWSettings::default(), model), model)
 }
 
+/// A workspace for each arithmetic of products with bf16 weights.
+fn workspaces() -> Vec<Workspace<f32>> {
+    let own = Workspace::new(2).unwrap();
+    let each = [Bf16Products::Widened, Bf16Products::Portable].map(|products| own.clone().with_bf16_products(products));
+    let known = own.bf16_products() != Bf16Products::Amx;
+    each.into_iter().chain((!known).then_some(own)).collect()
+}
+
 /// `1 - cos` of two vectors, and `|a - b| / |b|`.
 fn compare(a: &[f64], b: &[f64]) -> (f64, f64) {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -57,67 +66,77 @@ fn compare(a: &[f64], b: &[f64]) -> (f64, f64) {
     (1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(), (dot(&difference, &difference) / dot(b, b)).sqrt())
 }
 
-#[test]
-fn loss_and_gradients_are_those_of_f64() {
-    let (narrow, exact) = (model::<f32>(StoredAs::Bf16), model::<f64>(StoredAs::Compute));
-    let (narrow_space, exact_space) = (Workspace::new(2).unwrap(), Workspace::new(2).unwrap());
-    let (mut loss, mut all) = (0.0, (Vec::new(), Vec::new()));
-    let mut slots = vec![(Vec::new(), Vec::new()); narrow.trained().len()];
-    for batch in batches(BATCHES) {
+/// The mean loss of each batch, and for each slot its gradients, one batch after the other.
+fn measured<T: Real>(model: &Decoder<T>, batches: &[Batch], workspace: &Workspace<T>) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let (mut losses, mut slots) = (Vec::new(), vec![Vec::new(); model.trained().len()]);
+    for batch in batches {
         let draw = Some(Draw { seed: 0, step: 0, micro_batch: 0 });
-        let got = loss_and_gradients(&narrow, &batch, false, &Pass { workspace: &narrow_space, draw });
-        let expected = loss_and_gradients(&exact, &batch, false, &Pass { workspace: &exact_space, draw });
-        loss += (got.0 - expected.0).abs() / batch.weight() / BATCHES as f64;
-        for (slot, (a, b)) in slots.iter_mut().enumerate() {
-            a.extend(got.1.slot(slot).iter().map(|&v| f64::from(v)));
-            b.extend(expected.1.slot(slot));
+        let (loss, gradients) = loss_and_gradients(model, batch, false, &Pass { workspace, draw });
+        losses.push(loss / batch.weight());
+        for (slot, all) in slots.iter_mut().enumerate() {
+            all.extend(gradients.slot(slot).iter().map(|v| v.to_f64()));
         }
     }
-    for (slot, (a, b)) in slots.iter().enumerate() {
-        let (turned, _) = compare(a, b);
-        assert!(turned < 1e-2, "slot {slot}: cosine 1 - {turned:.1e}");
-        all.0.extend(a);
-        all.1.extend(b);
+    (losses, slots)
+}
+
+#[test]
+fn loss_and_gradients_are_those_of_f64() {
+    let (narrow, exact, batches) = (model::<f32>(StoredAs::Bf16), model::<f64>(StoredAs::Compute), batches(BATCHES));
+    let expected = measured(&exact, &batches, &Workspace::new(2).unwrap());
+    for workspace in workspaces() {
+        let (kernel, got) = (workspace.bf16_products(), measured(&narrow, &batches, &workspace));
+        let loss = got.0.iter().zip(&expected.0).map(|(a, b)| (a - b).abs()).sum::<f64>() / BATCHES as f64;
+        for (slot, (a, b)) in got.1.iter().zip(&expected.1).enumerate() {
+            let (turned, _) = compare(a, b);
+            assert!(turned < 1e-2, "{kernel:?}, slot {slot}: cosine 1 - {turned:.1e}");
+        }
+        let (turned, apart) = compare(&got.1.concat(), &expected.1.concat());
+        println!(
+            "{kernel:?}: loss off by {loss:.1e}; gradient: cosine 1 - {turned:.1e}, relative difference {apart:.1e}"
+        );
+        assert!(loss < 1e-3 && turned < 1e-3, "{kernel:?}: loss off by {loss:.1e}, cosine 1 - {turned:.1e}");
     }
-    let (turned, apart) = compare(&all.0, &all.1);
-    println!("loss off by {loss:.1e}; gradient: cosine 1 - {turned:.1e}, relative difference {apart:.1e}");
-    assert!(loss < 1e-3 && turned < 1e-3, "loss off by {loss:.1e}, cosine 1 - {turned:.1e}");
+}
+
+/// What one step makes of the adapters: `T - S` is the change, because T began as S.
+fn updates<T: Real>(stored: StoredAs, batches: &[Batch], workspace: &Workspace<T>) -> Vec<f64> {
+    let mut model = model::<T>(stored);
+    step(&model).take(&mut model, batches, 0, 1e-4, workspace).unwrap();
+    model.attached().flat_map(|(_, attached)| attached.adapter.update().unwrap()).collect()
 }
 
 #[test]
 fn one_step_moves_the_adapters_as_in_f64() {
-    let (mut narrow, mut exact) = (model::<f32>(StoredAs::Bf16), model::<f64>(StoredAs::Compute));
-    let (narrow_space, exact_space) = (Workspace::new(2).unwrap(), Workspace::new(2).unwrap());
-    let all = batches(BATCHES);
-    step(&narrow).take(&mut narrow, &all, 0, 1e-4, &narrow_space).unwrap();
-    step(&exact).take(&mut exact, &all, 0, 1e-4, &exact_space).unwrap();
-    // T - S is the change, because T began as S
-    let (mut got, mut expected) = (Vec::new(), Vec::new());
-    for ((_, a), (_, b)) in narrow.attached().zip(exact.attached()) {
-        got.extend(a.adapter.update().unwrap());
-        expected.extend(b.adapter.update().unwrap());
+    let batches = batches(BATCHES);
+    let expected = updates::<f64>(StoredAs::Compute, &batches, &Workspace::new(2).unwrap());
+    for workspace in workspaces() {
+        let kernel = workspace.bf16_products();
+        let (_, apart) = compare(&updates(StoredAs::Bf16, &batches, &workspace), &expected);
+        println!("{kernel:?}: after one step at 1e-4 the updates differ by {apart:.1e}");
+        assert!(apart < 0.05, "{kernel:?}: after one step the updates differ by {apart:.1e}");
     }
-    let (_, apart) = compare(&got, &expected);
-    println!("after one step at 1e-4 the updates differ by {apart:.1e}");
-    assert!(apart < 0.05, "after one step the updates differ by {apart:.1e}");
 }
 
 #[test]
 fn fifty_steps_are_those_of_f32() {
     let all = batches(50);
-    let losses = |stored| {
-        let (mut model, workspace) = (model::<f32>(stored), Workspace::new(2).unwrap());
+    let losses = |stored, workspace: &Workspace<f32>| {
+        let mut model = model::<f32>(stored);
         let mut step = step(&model);
         let mut take = |(index, batch): (usize, &Batch)| {
-            step.take(&mut model, std::slice::from_ref(batch), index, 3e-3, &workspace).unwrap().loss
+            step.take(&mut model, std::slice::from_ref(batch), index, 3e-3, workspace).unwrap().loss
         };
         all.iter().enumerate().map(&mut take).collect::<Vec<f64>>()
     };
-    let (narrow, wide) = (losses(StoredAs::Bf16), losses(StoredAs::Compute));
+    let wide = losses(StoredAs::Compute, &Workspace::new(2).unwrap());
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&wide[40..]) < 0.7 * mean(&wide[..5]), "the run learns nothing: {wide:?}");
-    let apart = narrow.iter().zip(&wide).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max);
-    println!("fifty losses from {:.3} to {:.3}, at most {apart:.1e} apart", wide[0], mean(&wide[40..]));
-    // rounding grows with every step: what is asked is that no curve leaves the other by more than the noise between two batches
-    assert!(apart < 0.05, "the curves part by {apart:.1e}: {narrow:?} and {wide:?}");
+    for workspace in workspaces() {
+        let (kernel, narrow) = (workspace.bf16_products(), losses(StoredAs::Bf16, &workspace));
+        let apart = narrow.iter().zip(&wide).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max);
+        println!("{kernel:?}: fifty losses from {:.3} to {:.3}, at most {apart:.1e} apart", wide[0], mean(&wide[40..]));
+        // rounding grows with every step: what is asked is that no curve leaves the other by more than the noise between two batches
+        assert!(apart < 0.05, "{kernel:?}: the curves part by {apart:.1e}: {narrow:?} and {wide:?}");
+    }
 }

@@ -1,7 +1,8 @@
 //! Which arithmetic products of f32 rows with bf16 weights have on this machine, and the switch of it.
 //!
-//! A matrix unit is many times faster than vectors of f32 and rounds its operands to bf16, so results differ from those of other machines by more than the
-//! order of sums. The unit is used where it is asked for, and is compared with plain code once before its first use.
+//! A matrix unit is many times faster than vectors of f32 and takes bf16 alone. Rows are given to it in two parts, so that results differ from those of
+//! other machines by 2^-16 at most and not by the order of sums alone. The unit is used where it is, can be switched off, and is compared with plain code
+//! once before its first use.
 
 use std::sync::OnceLock;
 
@@ -15,9 +16,10 @@ pub const BF16_PRODUCTS: &str = "QUANTA_BF16_PRODUCTS";
 pub enum Bf16Products {
     /// Weights are widened; products and sums in the compute type.
     Widened,
-    /// Rows are rounded to bf16; products of bf16 and sums in f32, on the tiles of Intel's AMX. Subnormal numbers count as zero.
+    /// Rows are cut into two bf16 numbers, together as good as 16 bits; products and sums in f32, on the tiles of Intel's AMX. Subnormal numbers count as
+    /// zero.
     Amx,
-    /// The same in plain code: slow, to judge the unit and what its rounding does.
+    /// The same in plain code: slow, to judge the unit and what its arithmetic does.
     Portable,
 }
 
@@ -33,12 +35,11 @@ impl Bf16Products {
 
     fn chosen(variable: Option<&str>) -> Result<(Self, Option<&'static str>), String> {
         match variable.unwrap_or_default() {
-            // rounding activations misses the accuracy asked of bf16, and the unit has not run on a processor: it is used where it is asked for
-            "" | "f32" => Ok((Self::Widened, Some("not asked for"))),
-            "auto" => Ok(match Self::unit() {
+            "" | "auto" => Ok(match Self::unit() {
                 Ok(()) => (Self::Amx, None),
                 Err(reason) => (Self::Widened, Some(reason)),
             }),
+            "f32" => Ok((Self::Widened, Some("switched off"))),
             "portable" => Ok((Self::Portable, Some("replaced by plain code"))),
             other => Err(format!("{BF16_PRODUCTS} is {other}; it may be auto, f32 or portable")),
         }
@@ -71,9 +72,9 @@ mod tests {
         assert_eq!(Bf16Products::chosen(Some("f32")).unwrap().0, Bf16Products::Widened);
         assert_eq!(Bf16Products::chosen(Some("portable")).unwrap().0, Bf16Products::Portable);
         assert!(Bf16Products::chosen(Some("bf16")).unwrap_err().contains("auto, f32 or portable"));
-        assert_eq!(Bf16Products::chosen(None), Bf16Products::chosen(Some("f32")));
-        let (chosen, reason) = Bf16Products::chosen(Some("auto")).unwrap();
-        println!("asked, this machine uses {}; AMX: {reason:?}", chosen.kernel());
+        let (chosen, reason) = Bf16Products::chosen(None).unwrap();
+        println!("left to itself, this machine uses {}; AMX: {reason:?}", chosen.kernel());
         assert_eq!(chosen == Bf16Products::Amx, reason.is_none());
+        assert_eq!(Bf16Products::chosen(Some("auto")), Ok((chosen, reason)));
     }
 }
