@@ -46,6 +46,22 @@ def ladder(shape, steps, rounds, threads):
     return "\n".join(rows)
 
 
+def commonsense(rows, tokenizer, shape, steps, rounds, threads):
+    """A table of the questions of a file, with their prompts shared and repeated, alternately; loss and gradient must agree."""
+    lines = []
+    for layout in ([], ["--separate"]) * rounds:
+        command = [PROGRAM, "bench", "train", "--json", "--shape", shape, "--batch", "16", "--steps", str(steps), "--threads", str(threads),
+                   "--data", str(rows), "--task", "commonsense", "--tokenizer", str(tokenizer), *layout]
+        lines.append(json.loads(output(command)))
+    table = ["| prompts | tokens an example | s an example | loss | gradient norm |", "|---|---|---|---|---|"]
+    for line in lines:
+        name = "repeated" if line["separate"] else "shared"
+        table.append(f"| {name} | {line['tokens_per_example']:.1f} | {line['seconds_per_example']:.4f} | {line['loss']:.7f} | {line['gradient_norm']:.7f} |")
+    shared, repeated = (statistics.median(line["seconds_per_example"] for line in lines if line["separate"] == side) for side in (False, True))
+    fewer = lines[1]["tokens_per_example"] / lines[0]["tokens_per_example"]
+    return "\n".join(table) + f"\n\nShared, an example has {fewer:.2f} times fewer tokens and takes {repeated / shared:.2f} times less time (medians)."
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pytorch", metavar="PYTHON", help="a Python with torch, transformers and opt_einsum, to compare with")
@@ -53,7 +69,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="rounds of what is measured alternately")
     parser.add_argument("--short", action="store_true", help="small sizes, to try the script; needs --out, and allows a busy machine and changes")
     parser.add_argument("--out", type=pathlib.Path, help="the file, instead of one in record/")
+    parser.add_argument("--commonsense", type=pathlib.Path, metavar="FILE", help="rows of the task commonsense, to train on with and without shared prompts")
+    parser.add_argument("--tokenizer", type=pathlib.Path, metavar="FOLDER", help="the tokenizer that encodes them")
     arguments = parser.parse_args()
+    if (arguments.commonsense is None) != (arguments.tokenizer is None):
+        parser.error("--commonsense and --tokenizer go together")
     if arguments.short and not arguments.out:
         parser.error("--short makes no record: say with --out where its file goes")
     changes, load = output(["git", "status", "--porcelain"]), os.getloadavg()[0]
@@ -100,6 +120,12 @@ def main():
             record(f"Generation, {rows} rows, {dtype}", [PROGRAM, "bench", "decode", "--shape", shapes[0], "--dtype", dtype, "--rows", rows, *some, *threads])
     table = ladder(shapes[0], 1 if short else 5, int(rounds), arguments.threads)
     text.append(f"## The ladder, {shapes[0]}, f32\n\nEach saving alternately with and without, median of {rounds} rounds.\n\n{table}\n")
+    if arguments.commonsense:
+        rows, tokenizer = (path.resolve() for path in (arguments.commonsense, arguments.tokenizer))
+        table = commonsense(rows, tokenizer, shapes[0], 1 if short else 3, int(rounds), arguments.threads)
+        # where this machine keeps its data is nobody's business either
+        text.append(f"## Questions that share their prompt, {shapes[0]}, f32\n\n`bench train --batch 16 --data {rows.parent.name}/{rows.name} --task commonsense "
+                    f"--tokenizer {tokenizer.name}`, without and with `--separate` alternately.\n\n{table}\n")
     if arguments.pytorch:
         common = [PROGRAM, "--rounds", rounds, *threads]
         for dtype in ["f32", "bf16"]:

@@ -1,8 +1,8 @@
 //! `quanta bench`: small measurements print what a program reads, and sizes that mean nothing are refused.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::fixture::{Workshop, relative};
+use crate::fixture::{Workshop, relative, tokenizer};
 
 /// Whether these keys hold positive numbers.
 fn positive(line: &Value, keys: &[&str]) {
@@ -130,5 +130,53 @@ fn training_is_measured_with_and_without_each_saving() {
         (&["--adapter", "nothing"], "quanta methods"),
     ] {
         workshop.refused(&[&["bench", "train", "--shape", "tiny-288"], options].concat(), 2, &[needle]);
+    }
+}
+
+#[test]
+fn real_questions_are_the_same_with_and_without_their_prompt() {
+    let workshop = Workshop::empty();
+    workshop.write("tokenizer/tokenizer.json", tokenizer().to_string());
+    workshop.write("tokenizer/tokenizer_config.json", r#"{"bos_token": "<s>"}"#);
+    let row = |i: usize| {
+        let question = format!("Is {} more than {}?", "9".repeat(1 + i % 5), i);
+        let options = ["true/false", "one/two/three", "a/b/c/d/e"][i % 3];
+        let answer = options.split('/').nth(i % 2).expect("an option");
+        json!({ "instruction": format!("{question}\n\nAnswer format: {options}"), "input": "", "output": "", "answer": answer })
+    };
+    workshop.write("rows.json", Value::from((0..7).map(row).collect::<Vec<_>>()).to_string());
+    let plain = ["bench", "train", "--shape", "tiny-288", "--batch", "2", "--accumulate", "2", "--steps", "2"];
+    let on = ["--data", "rows.json", "--task", "commonsense", "--tokenizer", "tokenizer", "--warmup", "0"];
+    let measure = |options: &[&str]| workshop.json(&[&plain[..], &on, options].concat());
+    let (shared, separate) = (measure(&[]), measure(&["--separate"]));
+    for line in [&shared, &separate] {
+        positive(line, &["loss", "gradient_norm", "tokens_per_example", "seconds_per_example", "gflops"]);
+    }
+    let number = |line: &Value, key: &str| line[key].as_f64().expect("a number");
+    let list = |line: &Value, key: &str| -> Vec<f64> {
+        line[key].as_array().expect("a list").iter().filter_map(Value::as_f64).collect()
+    };
+    for key in ["losses", "gradient_norms"] {
+        assert_eq!(list(&shared, key).len(), 2);
+        assert!(relative(&list(&separate, key), &list(&shared, key)) < 1e-4, "{key}: {separate} and {shared}");
+    }
+    for key in ["loss", "gradient_norm"] {
+        assert!(relative(&[number(&separate, key)], &[number(&shared, key)]) < 1e-4, "{key}");
+    }
+    // the prompts are longer than the answers, and have two to five of these
+    assert!(number(&separate, "tokens_per_example") > 1.5 * number(&shared, "tokens_per_example"), "{separate}");
+    let text = workshop.run(&[&plain[..], &on].concat());
+    assert!(text.contains(" s an example, loss "), "{text}");
+    for (options, code, needle) in [
+        (&["--data", "rows.json"][..], 2, "--task"),
+        (&["--task", "commonsense"], 2, "--data"),
+        (&[&on[..], &["--choices", "3"]].concat(), 2, "--choices"),
+        (&[&on[..], &["--padded"]].concat(), 2, "--padded"),
+        (&["--data", "rows.json", "--task", "commonsens", "--tokenizer", "tokenizer"], 2, "commonsense"),
+        (&["--data", "rows.json", "--task", "commonsense", "--tokenizer", "elsewhere"], 1, "elsewhere"),
+        (&["--data", "text.txt", "--task", "text", "--tokenizer", "tokenizer"], 2, "candidates"),
+    ] {
+        workshop.write("text.txt", "some words");
+        workshop.refused(&[&["bench", "train", "--shape", "tiny-288"], options].concat(), code, &[needle]);
     }
 }

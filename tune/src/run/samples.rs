@@ -1,6 +1,6 @@
 //! The samples of a configuration, encoded the same way for every command that uses them.
 
-use super::{RunConfig, RunError};
+use super::{DataSettings, RunConfig, RunError};
 use crate::data::chat::{Chat, ChatTemplate};
 use crate::data::dataset::Dataset;
 use crate::data::encode::Form;
@@ -13,14 +13,24 @@ use crate::model::{ModelConfig, head_entry};
 /// # Errors
 /// When the data cannot be read or encoded, or holds tokens that the model has no embedding for.
 pub fn load(config: &RunConfig, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Dataset, RunError> {
-    let data = config.data()?;
+    read(config.data()?, chat(config)?.as_ref(), model, tokenizer)
+}
+
+/// As [`load`], of data that no configuration stands around; `chat` is for conversations.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(
+    data: &DataSettings,
+    chat: Option<&Chat>,
+    model: &ModelConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Dataset, RunError> {
     let mut options = data.options;
     if data.task.generates && !data.objective.is_of_whole_rows() {
         options.max_length = options.max_length.saturating_sub(data.max_new_tokens);
     }
-    let chat = chat(config)?;
-    let dataset =
-        Dataset::load(data.task, &data.path, data.counts, tokenizer, &options, chat.as_ref(), data.objective)?;
+    let dataset = Dataset::load(data.task, &data.path, data.counts, tokenizer, &options, chat, data.objective)?;
     let vocab_size = model.vocab_size;
     let beyond = [&dataset.train, &dataset.dev, &dataset.test]
         .into_iter()

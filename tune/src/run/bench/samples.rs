@@ -1,7 +1,9 @@
-//! The batches of `quanta bench train`: random tokens with the lengths of real prompts, as training lays them out or as it would without one of its savings.
+//! The batches of `quanta bench train`: random tokens with the lengths of real prompts, as training lays them out or as it would without one of its savings; or
+//! the questions of real data, which `questions` reads.
 //!
 //! Every layout draws the same tokens in the same order, so that two layouts of the same samples give the same losses, to rounding.
 
+use super::questions::{QuestionSource, Questions};
 use crate::data::batch::{Weighting, pack};
 use crate::data::example::Encoded;
 use crate::data::question::{Question, pack_questions};
@@ -27,6 +29,20 @@ pub enum Layout {
         /// Whether they share their prompt's tokens instead of each repeating it.
         shared: bool,
     },
+}
+
+/// Where the samples come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Random tokens.
+    Random {
+        /// Mean length of the prompts, in tokens.
+        mean_length: usize,
+        /// How samples lie in a batch.
+        layout: Layout,
+    },
+    /// Rows of real data with candidates.
+    Questions(QuestionSource),
 }
 
 impl Default for Layout {
@@ -55,6 +71,44 @@ pub(super) struct Samples {
     pub(super) layout: Layout,
 }
 
+/// The micro-batches of a measurement, one after the other.
+pub(super) enum Batches {
+    /// Of random tokens.
+    Random(Samples, Box<Stream>),
+    /// Of real data.
+    Questions(Questions),
+}
+
+impl Batches {
+    /// Most tokens of a micro-batch, and of a sample.
+    pub(super) fn most_tokens(&self) -> (usize, usize) {
+        match self {
+            Self::Random(samples, _) => samples.most_tokens(),
+            Self::Questions(questions) => questions.most_tokens(),
+        }
+    }
+
+    /// Most labelled rows of a micro-batch.
+    pub(super) fn most_labels(&self) -> usize {
+        match self {
+            Self::Random(samples, _) => samples.most_labels(),
+            Self::Questions(questions) => questions.most_labels(),
+        }
+    }
+
+    /// The next micro-batch, and what it adds to `work`.
+    pub(super) fn draw(&mut self, work: &mut Work) -> Batch {
+        match self {
+            Self::Random(samples, stream) => samples.draw(stream, work),
+            Self::Questions(questions) => questions.draw(work),
+        }
+    }
+}
+
+/// Passes of the head over the rows of a choice, forward and backward together as one: the candidates' probabilities first, then the gradient that follows from
+/// them, so that it runs forward twice.
+pub(super) const CHOICE_HEAD: f64 = 1.5;
+
 /// What a pass over some batches computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Work {
@@ -78,6 +132,16 @@ impl Work {
         self.seen += other.seen;
         self.read += other.read;
         self.head_rows += other.head_rows;
+    }
+
+    /// Adds a batch of which `tokens` are no padding, and over whose rows the head passes `head` times.
+    pub(super) fn take(&mut self, batch: &Batch, tokens: usize, head: f64) {
+        self.computed += batch.tokens.len();
+        self.tokens += tokens;
+        self.seen += batch.segments.positions().iter().map(|position| position + 1).sum::<usize>();
+        let read = rows(&batch.labels).len();
+        self.read += read;
+        self.head_rows += head * read as f64;
     }
 }
 
@@ -121,17 +185,11 @@ impl Samples {
             Layout::Choices { candidates, shared } => {
                 let question = |sample| self.question(sample, candidates, stream);
                 let questions: Vec<Question> = samples.into_iter().map(question).collect();
-                // the candidates' probabilities first, then the gradient that follows from them: the head runs forward twice
-                (pack_questions(&questions.iter().collect::<Vec<_>>(), shared), 1.5)
+                (pack_questions(&questions.iter().collect::<Vec<_>>(), shared), CHOICE_HEAD)
             }
         };
         let padding = matches!(self.layout, Layout::Answers { padded: true, .. });
-        work.computed += batch.tokens.len();
-        work.tokens += if padding { tokens } else { batch.tokens.len() };
-        work.seen += batch.segments.positions().iter().map(|position| position + 1).sum::<usize>();
-        let read = rows(&batch.labels).len();
-        work.read += read;
-        work.head_rows += head * read as f64;
+        work.take(&batch, if padding { tokens } else { batch.tokens.len() }, head);
         batch
     }
 

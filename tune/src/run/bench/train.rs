@@ -1,7 +1,7 @@
 //! `quanta bench train`: seconds of training steps on random weights and random tokens, with the lengths of real prompts.
 //!
 //! Speed does not depend on the values. Prompts are log-normal around a mean length, clipped to 64..512, answers are five tokens, and the loss is on the
-//! answers only; [`Layout`] leaves out one saving of training's at a time. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
+//! answers only; [`Layout`](super::Layout) leaves out one saving of training's at a time. Real questions can stand in for the random tokens. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
 //! down.
 
 use std::time::Instant;
@@ -9,7 +9,8 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::clock::median;
-use super::samples::{Layout, Samples, Work};
+use super::questions::Questions;
+use super::samples::{Batches, Samples, Source, Work};
 use super::shapes::{Shape, shape};
 use crate::adapter::{Kind, Layers, MethodInfo, Selection, Sites, method_named, methods};
 use crate::config::{ConfigError, Problems, Section};
@@ -38,10 +39,8 @@ pub struct TrainBench {
     pub steps: usize,
     /// Steps before them.
     pub warmup: usize,
-    /// Mean length of the prompts, in tokens.
-    pub mean_length: usize,
-    /// How samples lie in a batch.
-    pub layout: Layout,
+    /// What is trained on.
+    pub source: Source,
     /// Settings of the adapter, as a config entry has them; to them come the shape's axes, where the method takes and they name none.
     pub settings: Map<String, Value>,
     /// Threads; 0: one for each processor.
@@ -61,6 +60,8 @@ pub struct TrainTiming {
     pub tokens_per_second: f64,
     /// Samples of all measured steps over their seconds.
     pub samples_per_second: f64,
+    /// Tokens of all measured steps, padding left out, over their samples.
+    pub tokens_per_sample: f64,
     /// Mean tokens of a micro-batch, padding among them.
     pub micro_batch_tokens: f64,
     /// Floating-point operations of the measured steps over their tokens, as [`Cost`] counts them, less what the last layer does
@@ -70,6 +71,8 @@ pub struct TrainTiming {
     pub peak_resident_bytes: Option<u64>,
     /// Loss of each measured step.
     pub losses: Vec<f64>,
+    /// Norm of the gradient of each measured step, before clipping.
+    pub gradient_norms: Vec<f64>,
 }
 
 /// Floating-point operations of a training step for one token that is no padding.
@@ -103,8 +106,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let origin = "bench train".to_owned();
     let chosen =
         resolve(std::slice::from_ref(&attachment), &config).map_err(|errors| RunError::Attach { origin, errors })?;
-    let (batch, mean_length, vocab) = (bench.batch, bench.mean_length, config.vocab_size as u64);
-    let samples = Samples { batch, mean_length, vocab, layout: bench.layout };
+    let mut samples = batches(bench, &config)?;
     let (tokens, length) = samples.most_tokens();
     let training = Training {
         tokens,
@@ -123,11 +125,10 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     workspace.run(|| model.attach(&attachments, &chosen, 0, kept))?;
     let settings = StepSettings { clip: Some(1.0), recompute: false, seed: 0 };
     let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
-    let mut stream = Stream::new(1, "bench", "lengths");
-    let (mut seconds, mut losses, mut work) = (Vec::new(), Vec::new(), Work::default());
+    let (mut seconds, mut losses, mut gradient_norms, mut work) = (vec![], vec![], vec![], Work::default());
     for index in 0..bench.warmup + bench.steps {
         let mut drawn = Work::default();
-        let batches: Vec<Batch> = (0..bench.accumulate).map(|_| samples.draw(&mut stream, &mut drawn)).collect();
+        let batches: Vec<Batch> = (0..bench.accumulate).map(|_| samples.draw(&mut drawn)).collect();
         let clock = Instant::now();
         let report = step
             .take(&mut model, &batches, index, 1e-4, &workspace)
@@ -135,6 +136,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
         if index >= bench.warmup {
             seconds.push(clock.elapsed().as_secs_f64());
             losses.push(report.loss);
+            gradient_norms.push(report.gradient_norm);
             work.add(drawn);
         }
     }
@@ -146,12 +148,28 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
         trainable,
         median_step_seconds: median(&mut seconds),
         tokens_per_second: work.tokens as f64 / total,
-        samples_per_second: (micro_batches * batch) as f64 / total,
+        samples_per_second: (micro_batches * bench.batch) as f64 / total,
+        tokens_per_sample: work.tokens as f64 / (micro_batches * bench.batch) as f64,
         micro_batch_tokens: work.computed as f64 / micro_batches as f64,
         flops: token_flops(work, &config, |length| cost(Training { length, ..training })),
         peak_resident_bytes: peak_resident_bytes(),
         losses,
+        gradient_norms,
     })
+}
+
+/// What is trained on, before the first micro-batch.
+fn batches(bench: &TrainBench, config: &ModelConfig) -> Result<Batches, RunError> {
+    match &bench.source {
+        &Source::Random { mean_length, layout } => {
+            let samples = Samples { batch: bench.batch, mean_length, vocab: config.vocab_size as u64, layout };
+            Ok(Batches::Random(samples, Box::new(Stream::new(1, "bench", "lengths"))))
+        }
+        Source::Questions(source) => {
+            let count = bench.batch.saturating_mul(bench.accumulate).saturating_mul(bench.warmup + bench.steps);
+            Questions::read(source, config, bench.batch, count).map(Batches::Questions)
+        }
+    }
 }
 
 /// Operations of `work` over its tokens; `cost(length)` is that of sequences of a length.
