@@ -195,7 +195,7 @@ fn metrics(validation: &Validation) -> serde_json::Map<String, serde_json::Value
 }
 
 fn print_trial(report: &DryRunReport) -> Result<()> {
-    let DryRunReport { plan, train, total_steps, step, seconds, peak_bytes, resident_bytes } = report;
+    let DryRunReport { plan, train, total_steps, step, micro_batches, seconds, peak_bytes, resident_bytes } = report;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -206,8 +206,9 @@ fn print_trial(report: &DryRunReport) -> Result<()> {
     writeln!(out, "trainable: {} parameters", grouped(plan.trainable()))?;
     writeln!(
         out,
-        "one step on the longest samples: {} tokens, {} trained, loss {:.4}, gradient norm {:.4}, {seconds:.2} s",
+        "one step on the longest samples: {} tokens in {}, {} trained, loss {:.4}, gradient norm {:.4}, {seconds:.2} s",
         grouped(step.tokens),
+        if *micro_batches == 1 { "one micro-batch".to_owned() } else { format!("{micro_batches} micro-batches") },
         grouped(step.labels),
         step.loss,
         step.gradient_norm
@@ -232,7 +233,8 @@ fn print_trial(report: &DryRunReport) -> Result<()> {
 fn print_trial_json(report: &DryRunReport) -> Result<()> {
     let line = json!({
         "samples": report.train.sequences, "truncated": report.train.truncated, "trainable": report.plan.trainable(),
-        "steps": report.total_steps, "tokens": report.step.tokens, "labels": report.step.labels, "loss": report.step.loss,
+        "steps": report.total_steps, "tokens": report.step.tokens, "micro_batches": report.micro_batches, "labels": report.step.labels,
+        "loss": report.step.loss,
         "grad_norm": report.step.gradient_norm, "seconds": report.seconds, "peak_activation_bytes": report.peak_bytes,
         "resident_bytes": report.resident_bytes, "estimated_bytes": report.plan.cost.peak_bytes(),
     });

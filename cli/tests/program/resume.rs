@@ -70,9 +70,10 @@ fn instants(count: usize, longest: Duration) -> impl Iterator<Item = Duration> {
 #[test]
 fn a_run_killed_at_any_instant_ends_as_if_it_had_not_been() {
     let kills: usize = std::env::var("QUANTA_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
-    for (threads, adapters) in [(1, &[QUANTA][..]), (2, &[QUANTA, LORA])] {
+    for (threads, adapters, packing) in [(1, &[QUANTA][..], ""), (2, &[QUANTA, LORA], "batch_tokens = 15\n")] {
         let workshop = Workshop::new();
         long(&workshop, adapters);
+        workshop.write("long.toml", workshop.read("long.toml") + packing);
         let clock = Instant::now();
         assert!(spawn(&workshop, "whole", threads).wait().unwrap().success());
         let expected = left(&workshop, "whole");

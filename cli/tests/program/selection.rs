@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::fixture::{LORA, QUANTA, Workshop, config, read_tensors, sums};
+use super::fixture::{LORA, QUANTA, Workshop, config, read_tensors, relative, sums};
 
 /// The adapted modules in the run's adapter file, by their path below `model.layers`.
 fn adapted(workshop: &Workshop, run: &str) -> BTreeSet<String> {
@@ -132,6 +132,48 @@ fn epochs_and_accumulation_count_steps_as_defined() {
 }
 
 #[test]
+fn micro_batches_by_tokens_give_the_same_training() {
+    let workshop = Workshop::new();
+    // prompts of 4 to 33 characters, so that the lengths matter
+    let row =
+        |i: usize| json!({ "prompt": format!("{}+1=", "1".repeat(1 + i * 7 % 30)), "completion": (i % 9).to_string() });
+    workshop.write("sums.jsonl", (0..24).map(|i| format!("{}\n", row(i))).collect::<String>());
+    workshop.write("train.toml", config(&[QUANTA]).replace("batch = 4", "batch = 4\naccumulate = 2"));
+    workshop.refused(
+        &["plan", "train.toml", "--set", "train.batch_tokens=0"],
+        2,
+        &["train.batch_tokens", "at least 1"],
+    );
+    let wide = ["model.dtype=f64"];
+    let plain = workshop.train("train.toml", "plain", &wide);
+    let packed = workshop.train("train.toml", "packed", &[&wide[..], &["train.batch_tokens=60"]].concat());
+    for key in ["steps", "tokens", "best_step"] {
+        assert_eq!(plain[key], packed[key], "{key}");
+    }
+    let losses = |out: &str, key: &str| -> Vec<f64> {
+        let lines = workshop.read(&format!("{out}/metrics.jsonl"));
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("an object"));
+        lines.filter_map(|line| line[key].as_f64()).collect()
+    };
+    for key in ["loss", "grad_norm", "eval_loss", "lr"] {
+        // AdamW divides gradients by their size: rounding of the smallest grows with every step
+        assert!(relative(&losses("packed", key), &losses("plain", key)) < 1e-9, "{key}");
+    }
+    let micro_batch = |set: &[&str]| {
+        let plan = workshop.json(&[&["plan", "train.toml", "--set", "data.max_length=50"], set].concat());
+        plan["micro_batch"]["tokens"].as_u64().expect("a number")
+    };
+    let tokens = |tokens: usize| micro_batch(&["--set", &format!("train.batch_tokens={tokens}")]);
+    assert_eq!([micro_batch(&[]), tokens(60), tokens(7), tokens(100_000)], [200, 60, 50, 400]);
+    let dry = |set: &str| workshop.json(&["train", "train.toml", "--dry-run", "--set", set]);
+    let (few, many) = (dry("train.batch_tokens=100000"), dry("train.batch_tokens=40"));
+    assert_eq!((&few["micro_batches"], &few["tokens"]), (&json!(1), &many["tokens"]));
+    assert!(
+        many["micro_batches"].as_u64() > Some(1) && many["estimated_bytes"].as_u64() < few["estimated_bytes"].as_u64()
+    );
+}
+
+#[test]
 fn every_family_trains() {
     for model in ["llama3", "llama_linear", "qwen2"] {
         let workshop = Workshop::new();
@@ -148,7 +190,11 @@ fn every_family_trains() {
 fn the_documentation_lists_every_key_of_a_complete_configuration() {
     let workshop = Workshop::new();
     workshop.write("both.toml", config(&[QUANTA, LORA]));
-    workshop.train("both.toml", "run", &["train.steps=1", "data.dev=2", "adapter.0.layers=[0]"]);
+    workshop.train(
+        "both.toml",
+        "run",
+        &["train.steps=1", "train.batch_tokens=99", "data.dev=2", "adapter.0.layers=[0]"],
+    );
     let manual =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md")).expect("docs/config.md");
     let mut section = String::new();

@@ -248,7 +248,9 @@ fn settings(table: &Map<String, Value>) -> Vec<(String, String)> {
     let length = |key: &str| get(train, key).map(|value| format!("{value} {key}"));
     row("Length", length("steps").or_else(|| length("epochs")));
     let accumulated = get(train, "accumulate").filter(|times| times != "1").map(|times| format!(" × {times}"));
-    row("Batch", get(train, "batch").map(|batch| batch + &accumulated.unwrap_or_default()));
+    let packed = get(train, "batch_tokens").map(|tokens| format!(", in micro-batches of {tokens} tokens"));
+    let packed = accumulated.unwrap_or_default() + &packed.unwrap_or_default();
+    row("Batch", get(train, "batch").map(|batch| batch + &packed));
     let schedule = get(train, "schedule").map(|shape| format!(", {shape}")).unwrap_or_default();
     let warmup =
         get(train, "warmup_steps").filter(|steps| steps != "0").map(|steps| format!(", {steps} warm-up steps"));
@@ -285,7 +287,7 @@ mod tests {
 
     const CONFIG: &str = "format = 1\n[model]\npath = \"/models/tiny/\"\ndtype = \"auto\"\n[data]\npath = 'C:\\data\\q.jsonl'\ntask = \"jsonl\"\ntrain = 400\ndev = 60\n\
         [[adapter]]\ntype = \"one\"\ndims = [4, 4, 4]\nsites = [\"q_proj\", \"v_proj\"]\n[[adapter]]\ntype = \"two\"\nr = 4\nalpha = 8.0\nsites = \"all-linear\"\n\
-        [train]\nlr = 3e-5\nsteps = 120\nbatch = 4\naccumulate = 2\nschedule = \"cosine\"\nwarmup_steps = 10\nseed = 3\n";
+        [train]\nlr = 3e-5\nsteps = 120\nbatch = 4\naccumulate = 2\nbatch_tokens = 512\nschedule = \"cosine\"\nwarmup_steps = 10\nseed = 3\n";
     const LOG: &str = "{\"best\":false,\"eval_loss\":2.5,\"step\":0,\"f1\":0.1}\n{\"grad_norm\":1.5,\"loss\":2.25,\"lr\":0.001,\"step\":1,\"tokens\":64,\"tokens_per_second\":1000.0}\n\
         \n{\"loss\":null,\"lr\":0.002,\"step\":2,\"tokens\":128}\n{\"best\":true,\"eval_loss\":1.5,\"step\":2,\"f1\":0.5,\"em\":0.25,\"note\":\"x\"}\n";
 
@@ -321,7 +323,7 @@ mod tests {
             "Data: q.jsonl, task jsonl",
             "Rows: 400 train, 60 dev",
             "Length: 120 steps",
-            "Batch: 4 × 2",
+            "Batch: 4 × 2, in micro-batches of 512 tokens",
             "Learning rate: 3e-5, cosine, 10 warm-up steps",
             "Seed: 3",
         ];

@@ -200,6 +200,7 @@ impl RunConfig {
         };
         json!({
             "lr": fit.lr, "epochs": epochs, "steps": steps, "batch": fit.batch, "accumulate": fit.accumulate,
+            "batch_tokens": fit.batch_tokens,
             "schedule": SHAPES.iter().find(|(_, shape)| *shape == fit.schedule).map(|(name, _)| name),
             "warmup_steps": fit.warmup_steps, "eval_every": fit.eval_every, "clip": fit.clip.unwrap_or(0.0),
             "checkpoint_every": fit.checkpoint_every, "keep_checkpoints": self.keep_checkpoints, "patience": fit.patience,
@@ -353,6 +354,7 @@ fn read_fit(section: &mut Section) -> FitSettings {
     FitSettings {
         batch: section.usize("batch").at_least(1).at_most(1 << 20).or(4),
         accumulate: section.usize("accumulate").at_least(1).at_most(1 << 20).or(1),
+        batch_tokens: section.usize("batch_tokens").at_least(1).optional(),
         length: steps.map_or(Length::Epochs(epochs.unwrap_or(3.0)), Length::Steps),
         lr: section.f64("lr").at_least(0.0).or(1e-4),
         warmup_steps: section.usize("warmup_steps").or(0),
@@ -412,6 +414,7 @@ mod tests {
         [train]
         lr = 1e-3
         steps = 10
+        batch_tokens = 512
     "#;
 
     fn read(text: &str) -> (RunConfig, Vec<String>) {
@@ -428,15 +431,26 @@ mod tests {
         let text = config.text();
         let (again, problems) = read(&text);
         assert_eq!(problems, Vec::<String>::new(), "{text}");
+        assert_eq!(again.fit.batch_tokens, Some(512));
         assert_eq!((again.text(), again.attachments, again.fit), (text, config.attachments, config.fit));
     }
 
     #[test]
     fn all_problems_are_found_at_once() {
-        let text =
-            TEXT.replace("lr = 1e-3", "lr_rate = 1e-3\nepochs = 2\nbatch = 0").replace("\"quanta\"", "\"quantum\"");
+        let text = TEXT
+            .replace("lr = 1e-3", "lr_rate = 1e-3\nepochs = 2\nbatch = 0")
+            .replace("tokens = 512", "tokens = 0")
+            .replace("\"quanta\"", "\"quantum\"");
         let (_, problems) = read(&text.replace("path = \"/data/x.jsonl\"", "pth = 1"));
-        let expected = ["data.path", "data.pth", "adapter.0.type", "train.steps", "train.batch", "train.lr_rate"];
+        let expected = [
+            "data.path",
+            "data.pth",
+            "adapter.0.type",
+            "train.steps",
+            "train.batch",
+            "train.batch_tokens",
+            "train.lr_rate",
+        ];
         assert_eq!(problems, expected);
     }
 }

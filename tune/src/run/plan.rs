@@ -120,10 +120,11 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
     let length = config.data.as_ref().map_or(2048, |data| data.options.max_length).min(model.max_length);
     let data = config.data.as_ref().filter(|data| data.objective.is_of_whole_rows());
     let whole = data.and_then(|data| Some((data.objective, data.task.outcome?)));
+    let (tokens, samples) = config.fit.most_of_micro_batch(length);
     let training = Training {
-        tokens: length * config.fit.batch,
+        tokens,
         length,
-        labels: if whole.is_some() { config.fit.batch } else { length * config.fit.batch },
+        labels: if whole.is_some() { samples } else { tokens },
         number_bytes: if config.dtype == ModelDtype::F64 { 8 } else { 4 },
         weight_bytes: weight_bytes(config.dtype, &config.model)?,
         recompute: config.fit.recompute,

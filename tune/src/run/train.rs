@@ -12,7 +12,7 @@ use super::source::{needs_decoder, workspace};
 use super::{ModelDtype, PlanReport, RunConfig, RunError, memory, plan::plan, samples};
 use crate::checkpoint::{AdapterFolder, Checkpoint, list_checkpoints};
 use crate::data::dataset::Dataset;
-use crate::data::samples::{Samples, Size};
+use crate::data::samples::Samples;
 use crate::data::statistics::Statistics;
 use crate::data::tokenizer::Tokenizer;
 use crate::eval::{Examination, mean_loss};
@@ -79,6 +79,8 @@ pub struct DryRunReport {
     pub total_steps: usize,
     /// Loss, gradient norm, tokens of the step with the longest samples.
     pub step: StepReport,
+    /// Micro-batches of that step.
+    pub micro_batches: usize,
     /// Seconds it took.
     pub seconds: f64,
     /// Most bytes of activations at one time.
@@ -154,7 +156,7 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
         .ok_or_else(|| RunError::NoCandidates { origin: config.origin.clone() })?;
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &plan.model).map_err(attach)?;
-    let largest = largest_batch(&samples, config.fit.batch);
+    let largest = config.fit.largest_micro_batch(&samples);
     (plan.training.length, plan.training.tokens, plan.training.labels) =
         (largest.length, largest.tokens, largest.labels);
     plan.cost = Cost::of(&plan.model, &config.attachments, &chosen, plan.training);
@@ -162,16 +164,6 @@ fn prepare(config: &RunConfig) -> Result<Prepared, RunError> {
     plan.cost.program_bytes = memory::resident_bytes().unwrap_or(plan.cost.program_bytes);
     memory::check(&plan.cost)?;
     Ok(Prepared { config, plan, chosen, tokenizer, dataset, samples })
-}
-
-/// The `batch` largest samples together are the largest micro-batch there can be.
-fn largest_batch(samples: &Samples, batch: usize) -> Size {
-    let mut sizes: Vec<Size> = (0..samples.len()).map(|index| samples.size(index)).collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let length = sizes.iter().map(|size| size.length).max().unwrap_or(1);
-    let together = sizes.iter().take(batch);
-    let (tokens, labels) = together.fold((0, 0), |sum, size| (sum.0 + size.tokens, sum.1 + size.labels));
-    Size { tokens, length, labels }
 }
 
 impl Prepared {
@@ -267,7 +259,7 @@ impl<T: Real> Host<T> for Session<'_, T> {
         let Prepared { config, dataset, tokenizer, plan, .. } = self.prepared;
         let dev = &dataset.dev.encoded;
         let examined = self.exam.as_ref().map(|exam| exam.run(model, tokenizer, self.workspace)).transpose()?;
-        let tokens = plan.training.length * config.fit.batch;
+        let (tokens, _) = config.fit.most_of_micro_batch(plan.training.length);
         // the loss of a choice is that of its candidates, an encoder's that of its head
         let loss = match examined.as_ref().and_then(|examined| examined.loss) {
             Some(loss) => Some(loss),
@@ -312,7 +304,7 @@ fn try_step<T: Real>(config: &RunConfig) -> Result<DryRunReport, RunError> {
     let mut model = prepared.model(None, &workspace)?;
     let mut longest: Vec<usize> = (0..samples.len()).collect();
     longest.sort_by_key(|&index| std::cmp::Reverse(samples.size(index)));
-    longest.truncate(fit.batch * fit.accumulate);
+    longest.truncate(fit.step_samples());
     let batches = fit.micro_batches(samples, &longest, 0);
     let mut step = fit.step(AdamW::new(fit.adamw, &model), &model);
     let clock = std::time::Instant::now();
@@ -323,5 +315,14 @@ fn try_step<T: Real>(config: &RunConfig) -> Result<DryRunReport, RunError> {
     let total_steps = fit.total_steps(samples.len());
     let train = Statistics::new(&prepared.dataset.train.encoded);
     let (peak_bytes, resident_bytes) = (workspace.peak_bytes(), memory::peak_resident_bytes());
-    Ok(DryRunReport { plan: prepared.plan, train, total_steps, step: report, seconds, peak_bytes, resident_bytes })
+    Ok(DryRunReport {
+        plan: prepared.plan,
+        train,
+        total_steps,
+        step: report,
+        micro_batches: batches.len(),
+        seconds,
+        peak_bytes,
+        resident_bytes,
+    })
 }

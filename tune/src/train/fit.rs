@@ -9,11 +9,12 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::optimizer::{AdamW, AdamWSettings};
+use super::packing::{first_fit, largest};
 use super::schedule::{Schedule, Shape};
 use super::state::{EvaluationEvent, Event, State, StepEvent, Summary, Validation};
 use super::step::{NotFinite, Step, StepSettings};
 use crate::data::batch::Weighting;
-use crate::data::samples::Samples;
+use crate::data::samples::{Samples, Size};
 use crate::model::Decoder;
 use crate::ops::Batch;
 use crate::tensor::{Real, Stream, Workspace};
@@ -34,6 +35,8 @@ pub struct FitSettings {
     pub batch: usize,
     /// Micro-batches of a step.
     pub accumulate: usize,
+    /// Tokens that a micro-batch is filled up to: a step's `batch * accumulate` samples are then packed by their lengths. None: by their count.
+    pub batch_tokens: Option<usize>,
     /// Length of the run.
     pub length: Length,
     /// Learning rate at the end of the warm-up.
@@ -63,7 +66,12 @@ pub struct FitSettings {
 impl FitSettings {
     /// Steps of one pass over `samples` samples; the last may be smaller.
     pub fn steps_per_epoch(&self, samples: usize) -> usize {
-        samples.div_ceil(self.batch * self.accumulate)
+        samples.div_ceil(self.step_samples())
+    }
+
+    /// Samples of a step; the last of an epoch may have fewer.
+    pub fn step_samples(&self) -> usize {
+        self.batch * self.accumulate
     }
 
     /// Steps of the run.
@@ -82,9 +90,36 @@ impl FitSettings {
 
     /// The micro-batches of step `index`, counted from zero; `order` is the epoch's permutation.
     pub fn micro_batches(&self, samples: &Samples, order: &[usize], index: usize) -> Vec<Batch> {
-        let (size, within) = (self.batch * self.accumulate, index % self.steps_per_epoch(samples.len()));
+        let (size, within) = (self.step_samples(), index % self.steps_per_epoch(samples.len()));
         let chosen = &order[within * size..((within + 1) * size).min(order.len())];
-        chosen.chunks(self.batch).map(|chosen| samples.batch(chosen, self.weighting)).collect()
+        let batch = |chosen: &[usize]| samples.batch(chosen, self.weighting);
+        match self.batch_tokens {
+            None => chosen.chunks(self.batch).map(batch).collect(),
+            Some(budget) => {
+                let packed = first_fit(chosen, |sample| samples.size(sample).tokens, budget);
+                packed.iter().map(|chosen| batch(chosen)).collect()
+            }
+        }
+    }
+
+    /// The most that a micro-batch of `samples` can take, whatever their order.
+    pub fn largest_micro_batch(&self, samples: &Samples) -> Size {
+        let sizes = (0..samples.len()).map(|index| samples.size(index)).collect();
+        match self.batch_tokens {
+            None => largest(sizes, self.batch, None),
+            Some(budget) => largest(sizes, self.step_samples(), Some(budget)),
+        }
+    }
+
+    /// The most tokens, and the most samples, of a micro-batch of samples of up to `length` tokens, of which nothing else is known.
+    pub fn most_of_micro_batch(&self, length: usize) -> (usize, usize) {
+        match self.batch_tokens {
+            None => (length.saturating_mul(self.batch), self.batch),
+            Some(budget) => {
+                let tokens = budget.max(length).min(length.saturating_mul(self.step_samples()));
+                (tokens, self.step_samples().min(tokens))
+            }
+        }
     }
 
     /// The order of samples in the epoch of step `index`.

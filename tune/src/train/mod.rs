@@ -5,6 +5,7 @@
 
 mod fit;
 mod optimizer;
+mod packing;
 mod schedule;
 mod state;
 mod step;
