@@ -72,19 +72,25 @@ fn losses_and_gradients_are_nearly_those_in_f64() {
     let (exact_loss, exact) = measured::<f64>(StoredAs::Compute, Bf16Products::Widened, 1);
     let (loss, got) = measured::<f32>(StoredAs::File, Bf16Products::Portable, 1);
     println!("loss {loss} instead of {exact_loss}");
-    assert!((loss - exact_loss).abs() <= 1e-3 * exact_loss, "loss {loss} instead of {exact_loss}");
+    // a product is off by 2^-16 of its size at most, and signs are at random: the loss by less, and directions by the square of some of these
+    assert!((loss - exact_loss).abs() <= 1.5e-5 * exact_loss, "loss {loss} instead of {exact_loss}");
     assert!(loss != measured::<f32>(StoredAs::File, Bf16Products::Widened, 1).0, "no product was in that arithmetic");
     let mut worst = 1.0f64;
     for ((name, got), (_, exact)) in got.iter().zip(&exact) {
         let cosine = cosine(got, exact);
         worst = worst.min(cosine);
-        assert!(cosine >= 0.99, "{name}: cosine {cosine}");
+        assert!(cosine >= 1.0 - 1e-7, "{name}: cosine {cosine}");
     }
     let all =
         |tensors: &[(String, Vec<f64>)]| tensors.iter().flat_map(|(_, values)| values.clone()).collect::<Vec<_>>();
     let whole = cosine(&all(&got), &all(&exact));
-    println!("{} tensors, cosine at least 1 - {:.1e}, of the whole gradient 1 - {:.1e}", got.len(), 1.0 - worst, 1.0 - whole);
-    assert!(whole >= 0.999, "whole gradient: cosine {whole}");
+    println!(
+        "{} tensors, cosine at least 1 - {:.1e}, of the whole gradient 1 - {:.1e}",
+        got.len(),
+        1.0 - worst,
+        1.0 - whole
+    );
+    assert!(whole >= 1.0 - 1e-8, "whole gradient: cosine {whole}");
 }
 
 #[test]
