@@ -199,6 +199,15 @@ fn what_the_model_cannot_take_is_not_scored() {
     assert_eq!(workshop.score("model", "1,159", &[]).len(), 1);
 }
 
+#[test]
+fn a_running_text_has_no_candidates_to_choose_among() {
+    let workshop = Workshop::new();
+    workshop.write("text.txt", "2+3=5 ".repeat(40));
+    let data = "path = \"text.txt\"\ntask = \"text\"\nobjective = \"choice\"\nmax_length = 16";
+    let text = config(&[LORA]).replace("path = \"sums.jsonl\"\ndev = 4", data);
+    workshop.refused_training(&text, 1, &["needs candidates in every row", "objective = \"lm\""]);
+}
+
 // only Linux is asked how much memory is free
 #[cfg(target_os = "linux")]
 #[test]

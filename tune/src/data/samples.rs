@@ -38,7 +38,8 @@ impl Samples {
         match objective {
             Objective::Lm => Some(Self::Sequences(part.encoded.clone())),
             Objective::Choice if part.candidates.iter().any(Vec::is_empty) => None,
-            Objective::Choice if part.candidates.len() < part.examples.len() => None,
+            // the windows of a running text are no rows and have no candidates
+            Objective::Choice if part.candidates.len() < part.examples.len().max(part.encoded.len()) => None,
             Objective::Classify | Objective::Regress => {
                 answered(&part.examples, &part.encoded, objective).map(Self::Whole)
             }

@@ -8,11 +8,15 @@ use rayon::prelude::*;
 use super::rope::Table;
 use crate::tensor::{Matrix, Real, Workspace};
 
+/// Elements that one parallel task moves, at least: one token of generation is sooner moved than handed to another thread.
+const TASK: usize = 1 << 13;
+
 /// Token-major `[tokens, heads * head_dim]` to head-major `[heads * tokens, head_dim]`, rotated when a table is given.
 pub fn split<T: Real>(x: &Matrix<T>, heads: usize, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
     let (tokens, head_dim) = (x.rows(), x.cols() / heads);
     let mut out = workspace.matrix(heads * tokens, head_dim);
-    out.data_mut().par_chunks_mut((tokens * head_dim).max(1)).enumerate().for_each(|(head, block)| {
+    let size = (tokens * head_dim).max(1);
+    out.data_mut().par_chunks_mut(size).with_min_len(TASK / size).enumerate().for_each(|(head, block)| {
         for (token, out) in block.chunks_mut(head_dim).enumerate() {
             let row = &x.row(token)[head * head_dim..(head + 1) * head_dim];
             match rope {
@@ -28,7 +32,8 @@ pub fn split<T: Real>(x: &Matrix<T>, heads: usize, rope: Option<&Table<T>>, work
 pub fn merge<T: Real>(x: &Matrix<T>, heads: usize, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
     let (tokens, head_dim) = (x.rows() / heads, x.cols());
     let mut out = workspace.matrix(tokens, heads * head_dim);
-    out.data_mut().par_chunks_mut(heads * head_dim).enumerate().for_each(|(token, row)| {
+    let size = heads * head_dim;
+    out.data_mut().par_chunks_mut(size).with_min_len(TASK / size).enumerate().for_each(|(token, row)| {
         for (head, out) in row.chunks_mut(head_dim).enumerate() {
             let from = x.row(head * tokens + token);
             match rope {

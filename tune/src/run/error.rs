@@ -113,7 +113,7 @@ pub enum RunError {
     },
     /// The machine has too little memory.
     #[error(
-        "this run needs about {:.1} GiB, most of it for {largest}, and {:.1} GiB are free: lower train.batch or data.max_length, set train.recompute = true or model.dtype = \"bf16\", or choose smaller adapters",
+        "this run needs about {:.1} GiB, most of it for {largest}, and {:.1} GiB are free: lower train.batch, train.batch_tokens or data.max_length, set train.recompute = true or model.dtype = \"bf16\", or choose smaller adapters",
         gib(*.needed), gib(*.available)
     )]
     Memory {
