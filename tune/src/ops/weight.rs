@@ -1,8 +1,8 @@
 //! A weight matrix in the type it is stored in: `y = x W^T`, `dx = dy W`, row gather; frozen, or thawed in the compute type with a gradient `dW = dy^T x`.
 //!
-//! bf16 weights stay bf16 in memory and are widened block by block on the fly; arithmetic and accumulation are in `T`, unless the workspace has bf16 products
-//! (see [`crate::tensor::Bf16Products`]). An embedding and the output head
-//! tied to it share one such matrix.
+//! bf16 weights stay bf16 in memory and are widened on the fly: while a kernel packs or reads them, and block by block where it cannot. Arithmetic and
+//! accumulation are in `T`, unless the workspace has bf16 products (see [`crate::tensor::Bf16Products`]). An embedding and the output head tied to it share
+//! one such matrix.
 
 use std::any::Any;
 
