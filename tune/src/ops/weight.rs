@@ -205,23 +205,19 @@ impl<T: Real> Weight<T> {
         accumulate: bool,
         workspace: &Workspace<T>,
     ) -> bool {
-        let cols = self.cols;
-        if let Storage::Bf16(data) = &self.storage
-            && bf16_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
-        {
-            return true;
-        }
         let (weight, x, out, workspace): (&dyn Any, &dyn Any, &mut dyn Any, &dyn Any) = (self, x, out, workspace);
         let (Some(Weight::<f32> { storage, .. }), Some(x)) = (weight.downcast_ref(), x.downcast_ref()) else {
             return false;
         };
         let (Some(out), Some(workspace)) = (out.downcast_mut(), workspace.downcast_ref()) else { return false };
+        let cols = self.cols;
         match storage {
             Storage::Dense(data) => {
                 panel_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
             }
             Storage::Bf16(data) => {
-                panel_product::<bf16>(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
+                let w = Frozen::<bf16> { elements: data, cols, transposed };
+                bf16_product(x, w, out, accumulate, workspace) || panel_product(x, w, out, accumulate, workspace)
             }
         }
     }
@@ -263,6 +259,7 @@ widest! {
 mod tests {
     use super::*;
     use crate::ops::difference::{check, dot, numbers};
+    use crate::tensor::Bf16Products;
 
     fn matrix(workspace: &Workspace<f64>, rows: usize, data: &[f64]) -> Matrix<f64> {
         let mut m = workspace.matrix(rows, data.len() / rows);
@@ -305,6 +302,16 @@ mod tests {
         assert!(weight.elements_mut().is_none());
         weight.thaw();
         assert_eq!(weight.elements(), Some([bf16::from_f32(0.1).to_f32(), -3.0].as_slice()));
+    }
+
+    #[test]
+    fn f64_is_not_rounded_whatever_the_arithmetic_of_bf16_products() {
+        let workspace = Workspace::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
+        let stored: Vec<bf16> = numbers(3 * 5, "w").into_iter().map(bf16::from_f64).collect();
+        let dense = Weight::new(Storage::Dense(stored.iter().map(|v| v.to_f64()).collect()), 3, 5);
+        let narrow = Weight::new(Storage::Bf16(stored.into()), 3, 5);
+        let x = matrix(&workspace, 32, &numbers(32 * 5, "x"));
+        assert_eq!(dense.forward(&x, &workspace).data(), narrow.forward(&x, &workspace).data());
     }
 
     #[test]

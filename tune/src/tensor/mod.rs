@@ -20,5 +20,5 @@ pub(crate) use panels::panel_product;
 pub use products::{BF16_PRODUCTS, Bf16Products};
 pub use quanta_circuit::Real;
 pub use random::Stream;
-pub use tiles::{Frozen, bf16_product};
+pub(crate) use tiles::{Frozen, bf16_product};
 pub use workspace::{Buffer, Workspace};

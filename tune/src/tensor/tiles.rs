@@ -11,8 +11,6 @@
 //! `[2 halves][16 pairs][16 columns]`, where a pair is a word of 32 bits with elements 2 k and 2 k + 1, the even one in the lower half. A left block has
 //! all steps of the high parts, then all of the low ones; both meet the same panel while it is in the first-level cache.
 
-use std::any::Any;
-
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -20,7 +18,7 @@ use rayon::prelude::*;
 use super::amx::{Tiles, words};
 use super::products::Bf16Products;
 use super::vector::widest;
-use super::{Matrix, Real, Stream, Workspace};
+use super::{Matrix, Stream, Workspace};
 
 /// Rows and columns of a block of results, and elements of the summed dimension that one step takes.
 pub(super) const SIDE: usize = 32;
@@ -44,8 +42,8 @@ pub struct Frozen<'a, E = bf16> {
     pub transposed: bool,
 }
 
-/// `out = x w`, added to `out` when `accumulate`, in bf16 arithmetic; false, and nothing done, where the workspace's choice, the type or the size ask for
-/// another way.
+/// `out = x w`, added to `out` when `accumulate`, in bf16 arithmetic; false, and nothing done, where the workspace's choice or the size ask for another
+/// way.
 ///
 /// `x [n, k]`, `w [k, m]` after transposing, `out [n, m]`. `x` is cut into two bf16 numbers, which together are it but for 2^-16; products and sums are f32.
 /// Subnormal numbers of bf16, parts and weights, may count as zero: an error of 2^-126 for each. Of what is infinite or no number in `x`, results are as in
@@ -53,22 +51,18 @@ pub struct Frozen<'a, E = bf16> {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn bf16_product<T: Real>(
-    x: &Matrix<T>,
+pub(crate) fn bf16_product(
+    x: &Matrix<f32>,
     w: Frozen<'_>,
-    out: &mut Matrix<T>,
+    out: &mut Matrix<f32>,
     accumulate: bool,
-    workspace: &Workspace<T>,
+    workspace: &Workspace<f32>,
 ) -> bool {
     let kernel = workspace.bf16_products();
     if kernel == Bf16Products::Widened || x.rows() < SIDE || x.cols() == 0 || out.cols() == 0 {
         return false;
     }
-    let (x, out, workspace): (&dyn Any, &mut dyn Any, &dyn Any) = (x, out, workspace);
-    match (x.downcast_ref(), out.downcast_mut(), workspace.downcast_ref()) {
-        (Some(x), Some(out), Some(workspace)) => product(kernel, x, w, out, accumulate, workspace),
-        _ => return false,
-    }
+    product(kernel, x, w, out, accumulate, workspace);
     true
 }
 
@@ -464,13 +458,11 @@ mod tests {
     }
 
     #[test]
-    fn small_products_and_other_types_go_another_way() {
+    fn small_products_go_another_way() {
         let w = narrow(&[0.5; 4]);
         let w = Frozen { elements: &w, cols: 2, transposed: false };
         let workspace = Workspace::<f32>::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
         assert!(!bf16_product(&workspace.zeros(31, 2), w, &mut workspace.zeros(31, 2), false, &workspace));
-        let wide = Workspace::<f64>::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
-        assert!(!bf16_product(&wide.zeros(32, 2), w, &mut wide.zeros(32, 2), false, &wide));
         let widened = workspace.clone().with_bf16_products(Bf16Products::Widened);
         assert!(!bf16_product(&widened.zeros(32, 2), w, &mut widened.zeros(32, 2), false, &widened));
     }
