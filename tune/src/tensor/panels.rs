@@ -13,10 +13,10 @@ use super::{Matrix, Workspace};
 
 /// Rows that one task takes at most.
 #[cfg(target_arch = "x86_64")]
-const ROWS: usize = 256;
-/// Elements of the summed dimension that a packed panel holds at most: 72 KiB with its 48 columns.
+const ROWS: usize = 512;
+/// Elements of the summed dimension that a packed panel holds at most: 96 KiB with its 48 columns.
 #[cfg(target_arch = "x86_64")]
-const DEPTH: usize = 384;
+const DEPTH: usize = 512;
 /// Elements of a block of rows that stay in the second-level cache from one task to the next. Longer rows are read again for every few panels.
 #[cfg(target_arch = "x86_64")]
 const KEPT: usize = 1 << 18;
@@ -146,13 +146,14 @@ mod avx512 {
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
             let (row, column) = (task / across * height, task % across * width);
             let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(m));
-            let mut panel = workspace.buffer(depth * COLUMNS);
+            // one row more than it holds, which is read ahead
+            let mut panel = workspace.buffer((depth + 1) * COLUMNS);
             for part in (0..k).step_by(depth).map(|from| from..(from + depth).min(k)) {
                 for first in columns.clone().step_by(COLUMNS) {
                     let panel_columns = first..(first + COLUMNS).min(m);
                     let registers = panel_columns.len().div_ceil(LANES);
                     // SAFETY: `panel_product` found the instructions. The ranges lie inside the matrices, whose shapes it checked; the panel holds
-                    // `depth` rows of three registers; no other task writes these rows of these columns
+                    // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
                     unsafe {
                         pack(w, part.clone(), panel_columns.clone(), &mut panel);
                         let block = Block {
@@ -254,7 +255,7 @@ mod avx512 {
         lanes
     }
 
-    /// Some rows times one packed panel.
+    /// Some rows times one packed panel, behind which a row may be read.
     struct Block {
         rows: usize,
         /// The first row's first element that the panel meets.
@@ -316,15 +317,19 @@ mod avx512 {
                     }
                 }
                 let mut sums = [[_mm512_setzero_ps(); N]; R];
+                let mut row = [_mm512_setzero_ps(); N];
+                for n in 0..N {
+                    row[n] = _mm512_loadu_ps(panel.add(n * LANES));
+                }
                 let mut i = 0;
                 while i + 2 <= depth {
-                    step(&x, i, panel, &mut sums);
-                    step(&x, i + 1, panel.add(N * LANES), &mut sums);
+                    step(&x, i, &mut row, panel.add(N * LANES), &mut sums);
+                    step(&x, i + 1, &mut row, panel.add(2 * N * LANES), &mut sums);
                     panel = panel.add(2 * N * LANES);
                     i += 2;
                 }
                 if i < depth {
-                    step(&x, i, panel, &mut sums);
+                    step(&x, i, &mut row, panel.add(N * LANES), &mut sums);
                 }
                 for r in 0..R {
                     for n in 0..N {
@@ -338,28 +343,32 @@ mod avx512 {
         }
     }
 
-    /// Adds the products of element `i` of each row with a row of the panel.
+    /// Adds the products of element `i` of each row with a row of the panel, and reads the panel's next row meanwhile: asked for only when it is needed, it
+    /// would be waited for.
     ///
     /// # Safety
-    /// The machine has AVX-512 F; element `i` of the rows and `N` registers of the panel are readable.
+    /// The machine has AVX-512 F; element `i` of the rows and `N` registers at `next` are readable.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn step<const R: usize, const N: usize>(
         x: &[*const f32; R],
         i: usize,
-        panel: *const f32,
+        row: &mut [__m512; N],
+        next: *const f32,
         sums: &mut [[__m512; N]; R],
     ) {
+        let here = *row;
         // SAFETY: the caller's promise
         unsafe {
-            let mut row = [_mm512_setzero_ps(); N];
-            for n in 0..N {
-                row[n] = _mm512_loadu_ps(panel.add(n * LANES));
-            }
-            for r in 0..R {
-                let x = _mm512_set1_ps(*x[r].add(i));
-                for n in 0..N {
-                    sums[r][n] = _mm512_fmadd_ps(x, row[n], sums[r][n]);
+            for r in 0..R.max(N) {
+                if r < R {
+                    let x = _mm512_set1_ps(*x[r].add(i));
+                    for n in 0..N {
+                        sums[r][n] = _mm512_fmadd_ps(x, here[n], sums[r][n]);
+                    }
+                }
+                if r < N {
+                    row[r] = _mm512_loadu_ps(next.add(r * LANES));
                 }
             }
         }
