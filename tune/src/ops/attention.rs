@@ -77,7 +77,7 @@ pub fn forward<T: Real>(
     let outputs = split_trees(o.data_mut(), tokens, dim, layout.segments);
     let sums = split_trees(&mut log_sum, tokens, 1, layout.segments);
     let trees = layout.segments.trees();
-    outputs.into_par_iter().zip(sums).enumerate().for_each(|(task, (o, log_sum))| {
+    outputs.into_par_iter().zip(sums).enumerate().with_max_len(1).for_each(|(task, (o, log_sum))| {
         let (head, tree) = (task / trees.len(), &trees[task % trees.len()]);
         let first = layout.segments.tree_tokens(tree).start;
         let keys = layout.segments.keys();
@@ -136,7 +136,7 @@ pub fn backward<T: Real>(
     let width = (2 * shared).max(1);
     let mut shared_parts = workspace.zeros(tasks.len(), width);
     let parts = dk_parts.into_par_iter().zip(dv_parts).zip(shared_parts.data_mut().par_chunks_mut(width));
-    tasks.into_par_iter().zip(parts).enumerate().for_each(|(task, (dq, ((dk, dv), both)))| {
+    tasks.into_par_iter().zip(parts).enumerate().with_max_len(1).for_each(|(task, (dq, ((dk, dv), both)))| {
         let (kv_head, tree) = (task / trees.len(), &trees[task % trees.len()]);
         let (virtual_dk, virtual_dv) = both.split_at_mut(shared);
         let (k, v) = (head_rows(k, kv_head, all_keys), head_rows(v, kv_head, all_keys));

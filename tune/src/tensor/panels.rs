@@ -17,7 +17,7 @@ const ROWS: usize = 512;
 /// Elements of the summed dimension that a packed panel holds at most: 96 KiB with its 48 columns.
 #[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 512;
-/// Elements of a block of rows that stay in the second-level cache from one task to the next. Longer rows are read again for every few panels.
+/// Elements of a block of rows that stay in the second-level cache from one task to the next. Longer rows are fetched again by every task.
 #[cfg(target_arch = "x86_64")]
 const KEPT: usize = 1 << 18;
 
@@ -81,7 +81,7 @@ mod avx512 {
     const COLUMNS: usize = REGISTERS * LANES;
     /// Rows that meet a panel together: 24 sums, with the panel's row and a broadcast, fit the 32 registers.
     const TOGETHER: usize = 8;
-    /// Panels of a task whose rows do not stay in the cache.
+    /// Panels of a task at most.
     const PANELS: usize = 4;
 
     /// Reading elements as f32.
@@ -138,9 +138,8 @@ mod avx512 {
         workspace: &Workspace<f32>,
     ) {
         let (n, k, m) = (x.rows(), x.cols(), out.cols());
-        let height = n.div_ceil(n.div_ceil(ROWS)).next_multiple_of(TOGETHER);
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
-        let width = if height * k <= KEPT { COLUMNS } else { PANELS * COLUMNS };
+        let (height, width) = task_size(n, k, m, rayon::current_num_threads());
         let across = m.div_ceil(width);
         let out = Out(out.data_mut().as_mut_ptr());
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
@@ -176,6 +175,26 @@ mod avx512 {
                 }
             }
         });
+    }
+
+    /// Rows and columns of a task, such that `threads` finish early: few tasks waste less on packing, many leave less to wait for at the end. Which it is
+    /// changes no bit of the result.
+    fn task_size(n: usize, k: usize, m: usize, threads: usize) -> (usize, usize) {
+        // what a task does besides multiplying, in columns of its rows and rows of its columns: fetching its rows, from near or far, and packing
+        let (near, far, packing) = (4, 16, 16);
+        let blocks = n.div_ceil(ROWS);
+        let sizes = (blocks..=4 * blocks).flat_map(|blocks| {
+            let height = n.div_ceil(blocks).next_multiple_of(TOGETHER);
+            (1..=PANELS).map(move |panels| (height, panels * COLUMNS))
+        });
+        let time = |&(height, width): &(usize, usize)| {
+            let fetching = if height * k <= KEPT { near } else { far };
+            let tasks = n.div_ceil(height) * m.div_ceil(width);
+            // half a task is waited for on average
+            let rounds = 2 * tasks.div_ceil(threads) + usize::from(threads > 1);
+            rounds * (height + packing) * (width + fetching)
+        };
+        sizes.min_by_key(time).unwrap_or((ROWS, COLUMNS))
     }
 
     /// The mask of the first `count` lanes.
