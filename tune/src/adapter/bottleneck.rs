@@ -3,9 +3,14 @@
 //! `h = x D + c`, `y += s (act(h) U + e)` with `D [width_in, b]`, `U [b, width_out]`, biases where there are any. The matrices come as views, so that they may
 //! be stored either way round, or be contracted from something smaller; what becomes of their gradients is left to the caller.
 
-use super::Saved;
+use super::{Place, Saved, Site};
 use crate::ops::{Activation, activation};
 use crate::tensor::{MatRef, Matrix, Real, Workspace, matmul};
+
+/// Where a bottleneck in series with a linear stands, and the width there: on the stream's side of it.
+pub(super) fn place(site: &Site) -> (Place, usize) {
+    if site.writes_residual() { (Place::Output, site.d_out) } else { (Place::Input, site.d_in) }
+}
 
 /// The two matrices as they are applied, and what stands around them.
 pub(super) struct Bottleneck<'a, T> {

@@ -4,8 +4,7 @@
 //! bf16 a step of 1e-5 of a weight's size is lost in rounding, which is what the authors' program does. Nothing wraps the module, so there is no forward or
 //! backward here; the model owns both. Chosen modules may be linears, norms, the embedding and the head.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Adapter, Settings, Site, Target, Tensor, lay_out};
 use crate::config::Section;
@@ -28,14 +27,6 @@ impl Settings for Full {
     }
 
     fn write(&self) -> Map<String, Value> {
-        Map::new()
-    }
-
-    fn read_peft(_: &mut Section) -> Self {
-        Self
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
         Map::new()
     }
 

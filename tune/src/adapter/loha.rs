@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::low_rank::{kaiming, product, wide};
+use super::low_rank::{kaiming, product, rank_problem, read_patterns, wide};
 use super::method::{number, object};
 use super::pattern::Pattern;
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
@@ -33,12 +33,8 @@ impl Loha {
     }
 
     fn read_with(section: &mut Section, alpha: Option<f64>, r: usize) -> Self {
-        Self {
-            r,
-            alpha: alpha.unwrap_or(2.0 * r as f64),
-            rank_pattern: Pattern::read(section, "rank_pattern", "a whole number from 1", |r| *r > 0),
-            alpha_pattern: Pattern::read(section, "alpha_pattern", "a positive number", |a| *a > 0.0),
-        }
+        let (rank_pattern, alpha_pattern) = read_patterns(section);
+        Self { r, alpha: alpha.unwrap_or(2.0 * r as f64), rank_pattern, alpha_pattern }
     }
 }
 
@@ -80,11 +76,7 @@ impl Settings for Loha {
     }
 
     fn problems(&self, site: &Site) -> Vec<String> {
-        let (r, most) = (self.rank(site), site.d_in.min(site.d_out));
-        if r <= most {
-            return Vec::new();
-        }
-        vec![format!("r = {r} is more than the smaller side of {} [{}, {}]", site.name, site.d_out, site.d_in)]
+        rank_problem(self.rank(site), site).into_iter().collect()
     }
 
     fn parameters(&self, site: &Site) -> usize {

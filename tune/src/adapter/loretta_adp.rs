@@ -7,10 +7,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::bottleneck::{Bottleneck, bias_gradient};
-use super::loretta_rep::{STARTS, named, shape_problem};
+use super::bottleneck::{Bottleneck, bias_gradient, place};
 use super::method::object;
-use super::tensor_train::{Train, parts};
+use super::tensor_train::{STARTS, Train, parts, shape_problem};
 use super::{Adapter, Parameters, Pass, Place, Saved, Settings, Site, Tensor, lay_out};
 use crate::config::Section;
 use crate::ops::Activation;
@@ -44,11 +43,6 @@ fn published(width: usize, bottleneck: usize) -> Option<&'static [usize]> {
     }
 }
 
-/// Where it stands at a site, and the width there.
-fn place(site: &Site) -> (Place, usize) {
-    if site.writes_residual() { (Place::Output, site.d_out) } else { (Place::Input, site.d_in) }
-}
-
 impl LorettaAdp {
     /// The lower and the upper train at a site.
     fn trains(&self, site: &Site) -> [Train; 2] {
@@ -66,6 +60,7 @@ impl LorettaAdp {
 impl Settings for LorettaAdp {
     const NAME: &'static str = "loretta-adp";
     const PEFT_TYPE: &'static str = "LORETTA";
+    const VARIANT: Option<&'static str> = Some("adp");
     const FORMULA: &'static str = "y + up(f(down(y))), up and down tensor trains";
     const EXTENDS_PEFT: bool = true;
     const MERGEABLE: bool = false;
@@ -89,21 +84,6 @@ impl Settings for LorettaAdp {
         for (key, shape) in [("tt_shape_down", &self.tt_shape_down), ("tt_shape_up", &self.tt_shape_up)] {
             map.extend(shape.iter().map(|shape| (key.to_owned(), json!(shape))));
         }
-        map
-    }
-
-    fn claims(peft_type: &str, section: &Section) -> bool {
-        peft_type == Self::PEFT_TYPE && section.peek("variant") == Some(&json!("adp"))
-    }
-
-    fn read_peft(section: &mut Section) -> Self {
-        section.only("variant", &[json!("adp")]);
-        Self::read(section)
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        let mut map = self.write();
-        map.insert("variant".to_owned(), json!("adp"));
         map
     }
 
@@ -151,7 +131,7 @@ impl Settings for LorettaAdp {
         let [down, up] = self.trains(site);
         let biases = [("loretta_down.bias", self.bottleneck), ("loretta_up.bias", place(site).1)];
         let biases = biases.map(|(name, len)| (name.to_owned(), vec![len], true));
-        lay_out(named(&down, "loretta_down").into_iter().chain(named(&up, "loretta_up")).chain(biases))
+        lay_out(down.layout("loretta_down").into_iter().chain(up.layout("loretta_up")).chain(biases))
     }
 
     fn attach<T: Real>(&self, site: &Site, _: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {

@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::low_rank::{product, wide};
+use super::low_rank::{product, rank_problem, wide};
 use super::method::object;
-use super::tensor_train::{Train, parts};
+use super::tensor_train::{STARTS, Train, parts, shape_problem};
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
 use crate::config::Section;
 use crate::ops::Weight;
@@ -30,9 +30,6 @@ pub struct LorettaRep {
     pub reference_start: bool,
 }
 
-/// `init`'s choices; true: the authors'.
-pub(super) const STARTS: [(&str, bool); 2] = [("zero-up", false), ("reference", true)];
-
 impl LorettaRep {
     /// The trains of A and B at a site.
     fn trains(&self, site: &Site) -> [Train; 2] {
@@ -46,6 +43,7 @@ impl LorettaRep {
 impl Settings for LorettaRep {
     const NAME: &'static str = "loretta-rep";
     const PEFT_TYPE: &'static str = "LORETTA";
+    const VARIANT: Option<&'static str> = Some("rep");
     const FORMULA: &'static str = "W0 + (alpha/r) B A, A and B tensor trains";
     const EXTENDS_PEFT: bool = true;
 
@@ -72,30 +70,13 @@ impl Settings for LorettaRep {
         map
     }
 
-    fn claims(peft_type: &str, section: &Section) -> bool {
-        peft_type == Self::PEFT_TYPE && section.peek("variant") == Some(&json!("rep"))
-    }
-
-    fn read_peft(section: &mut Section) -> Self {
-        section.only("variant", &[json!("rep")]);
-        Self::read(section)
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        let mut map = self.write();
-        map.insert("variant".to_owned(), json!("rep"));
-        map
-    }
-
     fn problems(&self, site: &Site) -> Vec<String> {
         let mut problems = Vec::new();
         let sides = [("tt_shape_A", &self.tt_shape_a, site.d_in), ("tt_shape_B", &self.tt_shape_b, site.d_out)];
         for (key, shape, side) in sides {
             problems.extend(shape.iter().filter_map(|shape| shape_problem(key, shape, side * self.r, site)));
         }
-        if self.r > site.d_in.min(site.d_out) {
-            problems.push(format!("r = {} is more than the smaller side of {}", self.r, site.name));
-        }
+        problems.extend(rank_problem(self.r, site));
         problems
     }
 
@@ -124,10 +105,8 @@ impl Settings for LorettaRep {
     }
 
     fn layout(&self, site: &Site) -> Vec<Tensor> {
-        let trains = self.trains(site);
-        let cores =
-            trains.iter().zip(["A", "B"]).flat_map(|(train, letter)| named(train, &format!("loretta_{letter}")));
-        lay_out(cores)
+        let [a, b] = self.trains(site);
+        lay_out(a.layout("loretta_A").into_iter().chain(b.layout("loretta_B")))
     }
 
     fn attach<T: Real>(&self, site: &Site, _: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
@@ -139,18 +118,6 @@ impl Settings for LorettaRep {
         let scale = self.alpha / self.r as f64;
         Some(Box::new(Attached { r: self.r, scale, trains, widths: [site.d_in, site.d_out], parameters }))
     }
-}
-
-/// Why a train's axes do not make a matrix of `elements`.
-pub(super) fn shape_problem(key: &str, shape: &[usize], elements: usize, site: &Site) -> Option<String> {
-    let product = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    (shape.is_empty() || product != Some(elements))
-        .then(|| format!("{key} {shape:?} does not make the {elements} elements of the matrix at {}", site.name))
-}
-
-/// Names and shapes of a train's cores.
-pub(super) fn named(train: &Train, name: &str) -> Vec<(String, Vec<usize>, bool)> {
-    train.shapes().iter().enumerate().map(|(k, shape)| (format!("{name}.{k}"), shape.to_vec(), true)).collect()
 }
 
 struct Attached<T> {

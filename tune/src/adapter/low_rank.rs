@@ -128,14 +128,7 @@ impl LowRank {
     }
 
     pub(super) fn problems(&self, site: &Site) -> Vec<String> {
-        let (r, most) = (self.rank(site), site.d_in.min(site.d_out));
-        if r <= most {
-            return Vec::new();
-        }
-        vec![format!(
-            "r = {r} is more than the smaller side of {} [{}, {}]: choose r up to {most}",
-            site.name, site.d_out, site.d_in
-        )]
+        rank_problem(self.rank(site), site).into_iter().collect()
     }
 
     /// Parameters of the two factors.
@@ -183,7 +176,16 @@ impl LowRank {
     }
 }
 
-fn read_patterns(section: &mut Section) -> (Pattern<usize>, Pattern<f64>) {
+/// Why factors of rank `r` are larger than a site's weight can use.
+pub(super) fn rank_problem(r: usize, site: &Site) -> Option<String> {
+    let Site { name, d_in, d_out, .. } = site;
+    let most = *d_in.min(d_out);
+    (r > most)
+        .then(|| format!("r = {r} is more than the smaller side of {name} [{d_out}, {d_in}]: choose r up to {most}"))
+}
+
+/// Ranks and alphas of the sites that patterns match.
+pub(super) fn read_patterns(section: &mut Section) -> (Pattern<usize>, Pattern<f64>) {
     let ranks = Pattern::read(section, "rank_pattern", "a whole number from 1", |r| *r > 0);
     let alphas = Pattern::read(section, "alpha_pattern", "a positive number", |a| *a > 0.0);
     (ranks, alphas)

@@ -31,14 +31,6 @@ impl Settings for Magnitude {
         Map::new()
     }
 
-    fn read_peft(_: &mut Section) -> Self {
-        Self
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        Map::new()
-    }
-
     fn problems(&self, _: &Site) -> Vec<String> {
         Vec::new()
     }

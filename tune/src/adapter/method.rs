@@ -3,7 +3,7 @@
 //! [`Method`] is the settings of one `[[adapter]]` entry. The `methods!` table below is the only place outside a method's own file that names it; it makes
 //! the enum and forwards every call.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::prefix::Prefix as PrefixTuning;
 use super::{
@@ -20,6 +20,8 @@ pub trait Settings: Sized {
     const NAME: &'static str;
     /// Name in a PEFT folder (`peft_type`).
     const PEFT_TYPE: &'static str;
+    /// What the key `variant` says there, for methods that share a type.
+    const VARIANT: Option<&'static str> = None;
     /// The adapted weight, as printed by `quanta methods`.
     const FORMULA: &'static str;
     /// Whether PEFT itself does not know the method: the folder then carries this program's format version.
@@ -40,11 +42,17 @@ pub trait Settings: Sized {
     /// The settings as a config entry holds them: reading them back gives the same settings.
     fn write(&self) -> Map<String, Value>;
     /// Whether an `adapter_config.json` of this `peft_type` is this method's: some types hold several.
-    fn claims(peft_type: &str, _section: &Section) -> bool {
-        peft_type == Self::PEFT_TYPE
+    fn claims(peft_type: &str, section: &Section) -> bool {
+        let variant = |variant| section.peek("variant") == Some(&json!(variant));
+        peft_type == Self::PEFT_TYPE && Self::VARIANT.is_none_or(variant)
     }
-    /// Reads the settings from an `adapter_config.json`.
-    fn read_peft(section: &mut Section) -> Self;
+    /// Reads the settings from an `adapter_config.json`: the keys of a config entry, for a method that PEFT has no keys of its own for.
+    fn read_peft(section: &mut Section) -> Self {
+        if let Some(variant) = Self::VARIANT {
+            section.only("variant", &[json!(variant)]);
+        }
+        Self::read(section)
+    }
     /// Name in a PEFT folder with these settings, where they decide.
     fn peft_type(&self) -> &'static str {
         Self::PEFT_TYPE
@@ -53,8 +61,12 @@ pub trait Settings: Sized {
     fn extends_peft(&self) -> bool {
         Self::EXTENDS_PEFT
     }
-    /// The method's own keys of an `adapter_config.json`.
-    fn write_peft(&self) -> Map<String, Value>;
+    /// The method's own keys of an `adapter_config.json`: reading them back gives the same settings.
+    fn write_peft(&self) -> Map<String, Value> {
+        let mut map = self.write();
+        map.extend(Self::VARIANT.map(|variant| ("variant".to_owned(), json!(variant))));
+        map
+    }
     /// Why these settings do not fit a site; empty when they do.
     fn problems(&self, site: &Site) -> Vec<String>;
     /// Trainable parameters at a site.
@@ -109,7 +121,7 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
 
 /// A number as PEFT writes it: integral ones as integers.
 pub(super) fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { serde_json::json!(value as i64) } else { serde_json::json!(value) }
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
 /// A row of the table of methods.

@@ -74,14 +74,6 @@ impl Settings for Mora {
         object(json!({ "r": self.r, "variant": variant }))
     }
 
-    fn read_peft(section: &mut Section) -> Self {
-        Self::read(section)
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        self.write()
-    }
-
     fn problems(&self, site: &Site) -> Vec<String> {
         let (side, most) = (self.side(site), site.d_in.max(site.d_out));
         if (1..=most).contains(&side) {

@@ -34,14 +34,6 @@ impl Settings for Parallel {
         self.0.write(true)
     }
 
-    fn read_peft(section: &mut Section) -> Self {
-        Self::read(section)
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        self.write()
-    }
-
     fn problems(&self, site: &Site) -> Vec<String> {
         self.0.problems(site, widths(site))
     }

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use super::bottleneck::place;
 use super::dense_bottleneck::DenseBottleneck;
 use super::{Adapter, Place, Settings, Site, Tensor};
 use crate::config::Section;
@@ -16,9 +17,8 @@ use crate::tensor::Real;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series(pub DenseBottleneck);
 
-/// Where it stands at a site, and the width there.
-fn place(site: &Site) -> (Place, [usize; 2]) {
-    if site.writes_residual() { (Place::Output, [site.d_out; 2]) } else { (Place::Input, [site.d_in; 2]) }
+fn widths(site: &Site) -> [usize; 2] {
+    [place(site).1; 2]
 }
 
 impl Settings for Series {
@@ -36,20 +36,12 @@ impl Settings for Series {
         self.0.write(false)
     }
 
-    fn read_peft(section: &mut Section) -> Self {
-        Self::read(section)
-    }
-
-    fn write_peft(&self) -> Map<String, Value> {
-        self.write()
-    }
-
     fn problems(&self, site: &Site) -> Vec<String> {
-        self.0.problems(site, place(site).1)
+        self.0.problems(site, widths(site))
     }
 
     fn parameters(&self, site: &Site) -> usize {
-        self.0.parameters(place(site).1)
+        self.0.parameters(widths(site))
     }
 
     fn flops_per_token(&self, site: &Site) -> u64 {
@@ -57,27 +49,25 @@ impl Settings for Series {
     }
 
     fn kept_per_token(&self, site: &Site) -> usize {
-        self.0.bottleneck + place(site).1[0]
+        self.0.bottleneck + place(site).1
     }
 
     fn scratch_per_token(&self, site: &Site) -> usize {
-        3 * self.0.bottleneck + 2 * place(site).1[0]
+        3 * self.0.bottleneck + 2 * place(site).1
     }
 
     fn describe(&self, site: &Site) -> Vec<(&'static str, String)> {
-        let (place, widths) = place(site);
-        let mut description = self.0.describe(widths);
-        description
-            .push(("where", if place == Place::Input { "before the linear" } else { "after the linear" }.into()));
+        let before = place(site).0 == Place::Input;
+        let mut description = self.0.describe(widths(site));
+        description.push(("where", if before { "before the linear" } else { "after the linear" }.into()));
         description
     }
 
     fn layout(&self, site: &Site) -> Vec<Tensor> {
-        self.0.layout(place(site).1)
+        self.0.layout(widths(site))
     }
 
     fn attach<T: Real>(&self, site: &Site, _: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
-        let (place, widths) = place(site);
-        Some(self.0.attach(widths, place, seed, &format!("{}.{entry}.series", site.name)))
+        Some(self.0.attach(widths(site), place(site).0, seed, &format!("{}.{entry}.series", site.name)))
     }
 }

@@ -4,7 +4,11 @@
 //! `G_1[i_1] G_2[i_2] ... G_K[i_K]`, flat and row-major; a matrix is that list cut into rows. Contracted from the left, with `L_k [n_1 .. n_k, r_k]`:
 //! `L_k = L_(k-1) G_k`; backward runs the same products in reverse.
 
+use super::Site;
 use crate::tensor::{MatMut, MatRef, Real, Stream, matmul};
+
+/// `init`'s choices; true: all cores are drawn, as LoRETTA's authors do.
+pub(super) const STARTS: [(&str, bool); 2] = [("zero-up", false), ("reference", true)];
 
 /// The shape of a train: axes, and one rank for all inner bonds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,11 @@ impl Train {
         let last = self.axes.len() - 1;
         let bond = |open: bool| if open { 1 } else { self.rank };
         self.axes.iter().enumerate().map(|(k, &n)| [bond(k == 0), n, bond(k == last)]).collect()
+    }
+
+    /// Names, which begin with `name`, and shapes of the cores, all of which train.
+    pub(super) fn layout(&self, name: &str) -> Vec<(String, Vec<usize>, bool)> {
+        self.shapes().iter().enumerate().map(|(k, shape)| (format!("{name}.{k}"), shape.to_vec(), true)).collect()
     }
 
     /// Number of all cores' elements.
@@ -117,6 +126,13 @@ impl Train {
         };
         shapes.iter().copied().enumerate().flat_map(draw).collect()
     }
+}
+
+/// Why a train's axes do not make a matrix of `elements`.
+pub(super) fn shape_problem(key: &str, shape: &[usize], elements: usize, site: &Site) -> Option<String> {
+    let product = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    (shape.is_empty() || product != Some(elements))
+        .then(|| format!("{key} {shape:?} does not make the {elements} elements of the matrix at {}", site.name))
 }
 
 /// A side as a product of parts up to `most` where that is possible, larger first.
