@@ -7,9 +7,9 @@ use std::path::Path;
 
 use quanta_tune::adapter::{Draw, Pass};
 use quanta_tune::data::batch::{Weighting, pack};
-use quanta_tune::data::demo::Split;
 use quanta_tune::data::demo::questions::{Row, rows};
 use quanta_tune::data::example::Encoded;
+use quanta_tune::data::task::Split;
 use quanta_tune::data::tokenizer::Tokenizer;
 use quanta_tune::model::{Decoder, StoredAs, load};
 use quanta_tune::ops::Batch;

@@ -135,8 +135,7 @@ impl Dataset {
         if !path.is_dir() {
             return Ok(splits.train);
         }
-        let has = splits.names();
-        let wanted = Split::NAMES.iter().find(|(_, named)| *named == split).map_or("", |(name, _)| name);
+        let (has, wanted) = (splits.names(), split.name());
         splits.take(split).ok_or_else(|| TaskError::NoSplit { path: path.to_path_buf(), wanted, has })
     }
 }

@@ -3,10 +3,10 @@
 //! The skills of reading and reckoning are learnt here; the task's own markup and its bare answers never occur, so the form of the task is left to
 //! fine-tuning.
 
-use super::Split;
 use super::passage::{Passage, SCENES, pick};
 use super::questions::{Kind, Point};
 use super::{COUNTS, NAMES, TOWNS};
+use crate::data::task::Split;
 use crate::tensor::Stream;
 
 /// Who asks and who replies in a dialogue.

@@ -10,6 +10,8 @@ pub mod questions;
 #[cfg(test)]
 mod tests;
 
+use crate::data::task::Split;
+
 /// Who acts in the passages.
 pub const NAMES: [&str; 32] = [
     "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "Jan", "Kim", "Leo", "Mia", "Ned", "Ola", "Pia",
@@ -24,41 +26,16 @@ pub const TOWNS: [&str; 12] =
 /// The counts that occur in passages; sums and differences of them occur in answers.
 pub const COUNTS: std::ops::RangeInclusive<u32> = 2..=12;
 
-/// The parts of the data; each owns its pairs of name and scene.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// Pretraining text and training rows.
-    Train,
-    /// Rows that the best checkpoint is chosen by.
-    Dev,
-    /// Rows that the result is measured on.
-    Test,
+/// The split that owns the pair of this name and this scene: half of the names of a scene train, and are in the pretraining text; a quarter each are held out.
+pub fn owner(name: usize, scene: usize) -> Split {
+    match (name + scene * 5 + name / 4) % 4 {
+        0 => Split::Test,
+        1 => Split::Dev,
+        _ => Split::Train,
+    }
 }
 
-impl Split {
-    /// Every split with the name of its file.
-    pub const NAMES: [(&'static str, Split); 3] = [("train", Split::Train), ("dev", Split::Dev), ("test", Split::Test)];
-
-    /// The split that owns the pair of this name and this scene: half of the names of a scene train, a quarter each are held out.
-    pub fn of(name: usize, scene: usize) -> Self {
-        match (name + scene * 5 + name / 4) % 4 {
-            0 => Split::Test,
-            1 => Split::Dev,
-            _ => Split::Train,
-        }
-    }
-
-    /// The name of the split's file and of its random streams.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::Dev => "dev",
-            Split::Test => "test",
-        }
-    }
-
-    /// The names that this split may use in a scene.
-    pub fn names(self, scene: usize) -> Vec<usize> {
-        (0..NAMES.len()).filter(|name| Split::of(*name, scene) == self).collect()
-    }
+/// The names that a split may use in a scene.
+pub fn names(split: Split, scene: usize) -> Vec<usize> {
+    (0..NAMES.len()).filter(|name| owner(*name, scene) == split).collect()
 }

@@ -3,7 +3,8 @@
 //! It is here as the single source of facts: questions and statements are derived from a [`Passage`], never from one another. The words of every sentence are
 //! in the tables of this file.
 
-use super::{COUNTS, NAMES, Split, TOWNS};
+use super::{COUNTS, NAMES, TOWNS, names};
+use crate::data::task::Split;
 use crate::tensor::Stream;
 
 /// What happens in a passage, and the words for it.
@@ -80,7 +81,7 @@ impl Passage {
         let scene = pick(SCENES.len(), stream);
         let town = pick(TOWNS.len(), stream);
         let people = 3 + pick(2, stream);
-        let names = split.names(scene);
+        let names = names(split, scene);
         let order = stream.permutation(names.len());
         let counts: Vec<u32> = COUNTS.collect();
         let count_order = stream.permutation(counts.len());

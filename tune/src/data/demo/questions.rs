@@ -4,7 +4,8 @@
 //! the corpus states the same points in others.
 
 use super::passage::{Fact, Passage, pick};
-use super::{NAMES, Split, TOWNS};
+use super::{NAMES, TOWNS};
+use crate::data::task::Split;
 use crate::tensor::Stream;
 
 /// What a question asks for.

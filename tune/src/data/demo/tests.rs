@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::corpus::documents;
 use super::passage::SCENES;
 use super::questions::{Kind, Row, rows};
-use super::{NAMES, Split, TOWNS};
+use super::{NAMES, TOWNS, owner};
+use crate::data::task::Split;
 
 /// The facts of a passage as its text has them: person, count, item.
 fn parse(text: &str) -> Vec<(&str, u32, &str)> {
@@ -107,7 +108,7 @@ fn the_corpus_knows_neither_the_task_s_form_nor_held_out_pairs() {
         let first = text.split('\n').next().unwrap();
         parse(first).iter().any(|(name, ..)| {
             let name = NAMES.iter().position(|known| known == name).unwrap();
-            Split::of(name, scene) != Split::Train
+            owner(name, scene) != Split::Train
         })
     };
     let mut words = BTreeSet::new();

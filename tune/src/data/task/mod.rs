@@ -95,6 +95,11 @@ pub enum Split {
 impl Split {
     /// Every split with its name on the command line.
     pub const NAMES: [(&'static str, Split); 3] = [("train", Split::Train), ("dev", Split::Dev), ("test", Split::Test)];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Split::NAMES.iter().find(|(_, split)| *split == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// The rows of a data set, split as its files are.

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::data::demo::Split;
 use crate::data::demo::corpus::documents;
 use crate::data::demo::questions::rows;
+use crate::data::task::Split;
 use crate::run::RunError;
 use crate::weights::write_file;
 
