@@ -67,13 +67,6 @@ impl Change {
         self.adapted.len() + own.len()
     }
 
-    /// The methods' names, each once.
-    pub fn methods(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> = self.attachments.iter().map(|attachment| attachment.method.name()).collect();
-        names.dedup();
-        names
-    }
-
     /// The linear of an adapted weight with everything attached: `w0` row-major, nothing folded yet.
     ///
     /// # Errors

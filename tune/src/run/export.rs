@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::RunError;
 use super::source::{Source, workspace};
-use crate::adapter::{Layers, Selection, Site, Sites, method_named, methods};
+use crate::adapter::{Layers, Selection, Sites, method_named, methods};
 use crate::analysis::truncate;
 use crate::checkpoint::{AdapterConfig, write_adapter};
 use crate::model::{Attachment, FileNames};
@@ -37,11 +37,12 @@ pub fn export(
     threads: usize,
 ) -> Result<ExportReport, RunError> {
     Staging::refuse_existing(out)?;
-    let Some(plain) = method_named(method).and_then(|info| info.of_factors(rank, &[])) else {
+    let of_factors = |ranks: &[_]| method_named(method).and_then(|info| info.of_factors(rank, ranks));
+    if of_factors(&[]).is_none() {
         let known = methods().iter().filter(|info| info.of_factors(1, &[]).is_some()).map(|info| info.name);
         let known: Vec<&str> = known.collect();
         return Err(RunError::Usage(format!("no change can be exported as `{method}`: use {}", known.join(" or "))));
-    };
+    }
     let source = Source::open(folder, base)?;
     let change = source.change()?;
     let files = TensorFiles::open_folder(&source.base)?;
@@ -73,8 +74,10 @@ pub fn export(
         let values = truncated.a.iter().chain(&truncated.b).map(|value| *value as f32).collect();
         factors.push((site.clone(), values));
     }
-    let method = method_named(method).and_then(|info| info.of_factors(rank, &ranks(&sites, rank))).unwrap_or(plain);
-    let selection = Selection { sites: Sites::Names(names(&factors)), layers: Layers::default() };
+    let method = of_factors(&ranks(&sites, rank)).expect("a method that is made of factors at any ranks");
+    // whole names, which mean these sites and no others
+    let names = sites.iter().map(|(name, ..)| name.clone()).collect();
+    let selection = Selection { sites: Sites::Names(names), layers: Layers::default() };
     let config = AdapterConfig {
         attachments: vec![Attachment { method, selection }],
         base: Some(source.base.display().to_string()),
@@ -88,9 +91,4 @@ pub fn export(
 /// Sites whose smaller side is below the rank, with the rank that they have.
 fn ranks(sites: &[(String, usize, f64)], rank: usize) -> Vec<(String, usize)> {
     sites.iter().filter(|(_, own, _)| *own < rank).map(|(name, own, _)| (name.clone(), *own)).collect()
-}
-
-/// Whole names, which mean these sites and no others.
-fn names(factors: &[(Site, Vec<f32>)]) -> Vec<String> {
-    factors.iter().map(|(site, _)| site.name.clone()).collect()
 }
