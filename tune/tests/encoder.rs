@@ -23,7 +23,7 @@ use quanta_tune::weights::{Dtype, TensorFiles};
 use serde_json::{Value, json};
 use support::{
     assert_close, assert_same_bits, attach, attachment, bits, differences, llama_config, loss_and_gradients, method,
-    object, perturb, random_folder,
+    object, perturb, random_folder, set, values,
 };
 use tempfile::TempDir;
 
@@ -148,22 +148,6 @@ fn ten_steps_of_everything_equal_those_of_pytorch() {
             .collect();
         assert_close(name, &losses, &golden.losses, 1e-9);
     }
-}
-
-/// Values of a slot, piece after piece.
-fn values(model: &Decoder<f64>, slot: usize) -> Vec<f64> {
-    let trained = model.trained();
-    trained[slot].tensors.iter().filter(|(t, _)| t.trainable).flat_map(|(_, values)| values.to_vec()).collect()
-}
-
-fn set(model: &mut Decoder<f64>, slot: usize, values: &[f64]) {
-    let mut from = values;
-    for piece in &mut model.trained_mut()[slot].1 {
-        let (now, later) = from.split_at(piece.len());
-        piece.copy_from_slice(now);
-        from = later;
-    }
-    model.prepare();
 }
 
 fn check_gradients(name: &str, entries: &[Attachment]) {

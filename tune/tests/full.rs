@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::forest::Forest;
 use support::{
     assert_close, assert_same_bits, attach, attachment, bits, decoder_configs, differences, gemma2_config,
-    gemma3_config, llama_config, logits, loss_and_gradients, method, qwen2_config, random_folder,
+    gemma3_config, llama_config, logits, loss_and_gradients, method, qwen2_config, random_folder, set, values,
 };
 
 const DRAW: Draw = Draw { seed: 2, step: 3, micro_batch: 0 };
@@ -39,21 +39,6 @@ fn model<T: Real>(config: &Value, entries: &[Attachment]) -> Decoder<T> {
     let mut model = load(folder.path(), StoredAs::Compute).unwrap();
     attach(&mut model, entries, 7);
     model
-}
-
-/// Values of a slot, piece after piece.
-fn values(model: &Decoder<f64>, slot: usize) -> Vec<f64> {
-    let trained = model.trained();
-    trained[slot].tensors.iter().filter(|(t, _)| t.trainable).flat_map(|(_, values)| values.to_vec()).collect()
-}
-
-fn set(model: &mut Decoder<f64>, slot: usize, values: &[f64]) {
-    let mut from = values;
-    for piece in &mut model.trained_mut()[slot].1 {
-        let (now, later) = from.split_at(piece.len());
-        piece.copy_from_slice(now);
-        from = later;
-    }
 }
 
 fn check_gradients(config: &Value, entries: &[Attachment]) {

@@ -198,6 +198,23 @@ pub fn perturb<T: Real>(model: &mut Decoder<T>, size: f64, entries: impl Fn(usiz
     model.prepare();
 }
 
+/// Values of a slot, piece after piece.
+pub fn values(model: &Decoder<f64>, slot: usize) -> Vec<f64> {
+    let trained = model.trained();
+    trained[slot].tensors.iter().filter(|(t, _)| t.trainable).flat_map(|(_, values)| values.to_vec()).collect()
+}
+
+/// Writes them back, and brings up to date what follows from them.
+pub fn set(model: &mut Decoder<f64>, slot: usize, values: &[f64]) {
+    let mut from = values;
+    for piece in &mut model.trained_mut()[slot].1 {
+        let (now, later) = from.split_at(piece.len());
+        piece.copy_from_slice(now);
+        from = later;
+    }
+    model.prepare();
+}
+
 /// Loss sum and gradients of one batch.
 pub fn loss_and_gradients<T: Real>(
     model: &Decoder<T>,
