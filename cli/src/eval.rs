@@ -9,8 +9,8 @@ use quanta_tune::data::task::Split;
 use quanta_tune::eval::StopRule;
 use quanta_tune::run::{Answers, EvalSettings, RunError, eval};
 
+use crate::load::Load;
 use crate::text::grouped;
-use crate::train::{Dtype, DtypeArgument};
 
 /// What `quanta eval` takes.
 #[derive(clap::Args)]
@@ -38,15 +38,8 @@ pub struct Arguments {
     /// What ends an answer: newline, reference (the newline token alone) or none
     #[arg(long, value_parser = stop_rule, value_name = "RULE")]
     stop: Option<StopRule>,
-    /// Where an adapter's base model lies, if not where the adapter says
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise
-    #[arg(long, value_enum)]
-    dtype: Option<DtypeArgument>,
-    /// Threads; 0: one for each processor
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
+    #[command(flatten)]
+    load: Load,
     /// Print the first N rows with their answers
     #[arg(long, default_value_t = 0, value_name = "N")]
     show: usize,
@@ -77,10 +70,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             max_new_tokens: arguments.max_new_tokens.map(|tokens| tokens as usize),
             rule: arguments.stop,
         },
-        dtype: arguments.dtype.map(Dtype::from),
-        threads: arguments.threads,
+        dtype: arguments.load.dtype(),
+        threads: arguments.load.threads,
     };
-    let report = eval(&arguments.folder, arguments.base.as_deref(), &settings)?;
+    let report = eval(&arguments.folder, arguments.load.base.as_deref(), &settings)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         writeln!(out, "{}", report.json())?;

@@ -8,7 +8,7 @@ use quanta_tune::eval::{GenerateOptions, Sampling, StopRule};
 use quanta_tune::run::{Continued, GenerateSettings, Prompts, generate};
 use serde_json::json;
 
-use crate::train::{Dtype, DtypeArgument};
+use crate::load::Load;
 
 /// What `quanta generate` takes.
 #[derive(clap::Args)]
@@ -35,15 +35,8 @@ pub struct Arguments {
     /// End a text before its first newline
     #[arg(long)]
     stop_at_newline: bool,
-    /// Where an adapter's base model lies, if not where the adapter says
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise
-    #[arg(long, value_enum)]
-    dtype: Option<DtypeArgument>,
-    /// Threads; 0: one for each processor
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
+    #[command(flatten)]
+    load: Load,
     /// Print JSON: an object, or one a line for a file of prompts
     #[arg(long)]
     json: bool,
@@ -72,8 +65,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let settings = GenerateSettings {
         options: GenerateOptions { max_new_tokens, sampling, ..GenerateOptions::default() },
         rule: if arguments.stop_at_newline { StopRule::Newline } else { StopRule::None },
-        dtype: arguments.dtype.map(Dtype::from),
-        threads: arguments.threads,
+        dtype: arguments.load.dtype(),
+        threads: arguments.load.threads,
     };
     let single = matches!(prompts, Prompts::Text(_));
     let mut out = std::io::stdout().lock();
@@ -84,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
         }
     };
-    let answers = generate(&arguments.folder, arguments.base.as_deref(), &prompts, &settings, &mut show)?;
+    let answers = generate(&arguments.folder, arguments.load.base.as_deref(), &prompts, &settings, &mut show)?;
     written?;
     for answer in &answers {
         let text = &answer.generated.text;

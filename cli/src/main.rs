@@ -14,6 +14,7 @@ mod info;
 mod init;
 mod inspect;
 mod interrupt;
+mod load;
 mod merge;
 mod methods;
 mod plan;

@@ -8,7 +8,7 @@ use quanta_tune::eval::Score;
 use quanta_tune::run::{Finding, ScoreInput, ScoreReport, score};
 use serde_json::{Value, json};
 
-use crate::train::{Dtype, DtypeArgument};
+use crate::load::Load;
 
 /// What `quanta score` takes.
 #[derive(clap::Args)]
@@ -17,15 +17,8 @@ pub struct Arguments {
     folder: PathBuf,
     #[command(flatten)]
     input: Input,
-    /// Where an adapter's base model lies, if not where the adapter says
-    #[arg(long, value_name = "DIR")]
-    base: Option<PathBuf>,
-    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise
-    #[arg(long, value_enum)]
-    dtype: Option<DtypeArgument>,
-    /// Threads; 0: one for each processor
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
+    #[command(flatten)]
+    load: Load,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,8 +46,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Input { file: Some(file), .. } => ScoreInput::File(file.clone()),
         _ => anyhow::bail!("one of --text, --tokens and --file"),
     };
-    let dtype = arguments.dtype.map(Dtype::from);
-    let report = score(&arguments.folder, arguments.base.as_deref(), &input, dtype, arguments.threads)?;
+    let Arguments { folder, load, .. } = arguments;
+    let report = score(folder, load.base.as_deref(), &input, load.dtype(), load.threads)?;
     match &report.finding {
         Finding::Tokens(score) if arguments.json => print_json(&report, score),
         Finding::Tokens(score) => print_table(&report, score),

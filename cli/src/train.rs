@@ -4,9 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-pub use quanta_tune::run::ModelDtype as Dtype;
 use quanta_tune::run::{DryRunReport, Progress, RunConfig, TrainOptions, TrainReport, dry_run, train};
 use quanta_tune::train::{EvaluationEvent, Event, StepEvent, Validation};
 use serde_json::json;
@@ -34,30 +32,6 @@ pub struct Arguments {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// `--dtype` of commands that load a model.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum DtypeArgument {
-    /// Compute in f32, keep bf16 weights as they are
-    Auto,
-    /// Everything in f32
-    F32,
-    /// Everything in f64
-    F64,
-    /// Compute in f32, weights rounded to bf16
-    Bf16,
-}
-
-impl From<DtypeArgument> for Dtype {
-    fn from(argument: DtypeArgument) -> Self {
-        match argument {
-            DtypeArgument::Auto => Self::Auto,
-            DtypeArgument::F32 => Self::F32,
-            DtypeArgument::F64 => Self::F64,
-            DtypeArgument::Bf16 => Self::Bf16,
-        }
-    }
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
