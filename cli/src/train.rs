@@ -132,14 +132,13 @@ fn print_text(report: &TrainReport) -> Result<()> {
     let summary = &report.summary;
     let mut out = std::io::stdout().lock();
     let speed = summary.tokens as f64 / summary.seconds.max(1e-9);
-    writeln!(
-        out,
-        "{} steps, {} tokens in {:.1} s ({speed:.0} tokens/s), activations at most {}",
-        summary.steps,
-        grouped(summary.tokens),
-        summary.seconds,
-        bytes(report.peak_bytes as u64)
-    )?;
+    // a run that was complete when it was continued takes no step, and has none
+    let activations = match report.peak_bytes {
+        0 => String::new(),
+        peak => format!(", activations at most {}", bytes(peak as u64)),
+    };
+    let (steps, tokens, seconds) = (summary.steps, grouped(summary.tokens), summary.seconds);
+    writeln!(out, "{steps} steps, {tokens} tokens in {seconds:.1} s ({speed:.0} tokens/s){activations}")?;
     writeln!(out, "loss: first tenth {:.4}, last tenth {:.4}", summary.first_loss, summary.last_loss)?;
     if let (Some(start), Some(best)) = (&summary.start, &summary.best) {
         let (before, after) = (&start.validation, &best.validation);
