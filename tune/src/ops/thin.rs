@@ -23,23 +23,18 @@ pub(super) fn forward<T: Real, W: Sync>(
     x: &Matrix<T>,
     weight: &[W],
     dots: fn(&[T], &[W], usize, &mut [T]),
+    y: &mut Matrix<T>,
     workspace: &Workspace<T>,
-) -> Matrix<T> {
-    let (n, cols) = (x.rows(), x.cols());
-    let outputs = weight.len() / cols.max(1);
+) {
+    let (n, cols, outputs) = (x.rows(), x.cols(), y.cols());
     // first with the outputs of a weight's row side by side, as they are made
     let mut made = workspace.matrix(outputs, n);
     let rows = outputs.div_ceil((weight.len() / TASK).max(1)).max(1);
     let parts = made.data_mut().par_chunks_mut((rows * n).max(1)).zip(weight.par_chunks((rows * cols).max(1)));
     parts.for_each(|(out, weight)| dots(x.data(), weight, cols, out));
-    if n == 1 {
-        return made.reshaped(1, outputs);
-    }
-    let mut y = workspace.matrix(n, outputs);
     for row in 0..n {
         y.row_mut(row).iter_mut().zip(made.data().iter().skip(row).step_by(n)).for_each(|(y, &made)| *y = made);
     }
-    y
 }
 
 widest! {

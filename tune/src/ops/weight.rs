@@ -11,7 +11,9 @@ use rayon::prelude::*;
 
 use super::thin;
 use crate::tensor::vector::widest;
-use crate::tensor::{Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, matmul, panel_product};
+use crate::tensor::{
+    Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, few_rows_product, matmul, panel_product,
+};
 use crate::weights::{Bf16Values, round_to_bf16};
 
 /// How the elements are held.
@@ -73,14 +75,15 @@ impl<T: Real> Weight<T> {
 
     /// `y = x W^T`: `x [n, cols]` to `[n, rows]`.
     pub fn forward(&self, x: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
-        if (1..=thin::ROWS).contains(&x.rows()) {
-            return match &self.storage {
-                Storage::Dense(data) => thin::forward(x, data, thin::dense, workspace),
-                Storage::Bf16(data) => thin::forward(x, data, thin::narrow, workspace),
-            };
-        }
         let mut y = workspace.matrix(x.rows(), self.rows);
         if self.product(x, true, &mut y, false, workspace) {
+            return y;
+        }
+        if (1..=thin::ROWS).contains(&x.rows()) {
+            match &self.storage {
+                Storage::Dense(data) => thin::forward(x, data, thin::dense, &mut y, workspace),
+                Storage::Bf16(data) => thin::forward(x, data, thin::narrow, &mut y, workspace),
+            }
             return y;
         }
         self.for_each_block(workspace, |first, block| {
@@ -195,8 +198,8 @@ impl<T: Real> Weight<T> {
         row_lengths(&self.to_f64(), self.cols)
     }
 
-    /// `out = x W^T`, or `x W`, by the kernels for frozen matrices: in bf16 arithmetic where the workspace has it, else in f32; false where the type or the
-    /// machine asks for another way.
+    /// `out = x W^T`, or `x W`, by the kernels for frozen matrices: few rows on one of their own, many in bf16 arithmetic where the workspace has it, else in
+    /// f32; false where the type or the machine asks for another way.
     fn product(
         &self,
         x: &Matrix<T>,
@@ -205,6 +208,7 @@ impl<T: Real> Weight<T> {
         accumulate: bool,
         workspace: &Workspace<T>,
     ) -> bool {
+        let few = transposed && !accumulate && x.rows() <= thin::ROWS;
         let (weight, x, out, workspace): (&dyn Any, &dyn Any, &mut dyn Any, &dyn Any) = (self, x, out, workspace);
         let (Some(Weight::<f32> { storage, .. }), Some(x)) = (weight.downcast_ref(), x.downcast_ref()) else {
             return false;
@@ -212,6 +216,8 @@ impl<T: Real> Weight<T> {
         let (Some(out), Some(workspace)) = (out.downcast_mut(), workspace.downcast_ref()) else { return false };
         let cols = self.cols;
         match storage {
+            Storage::Dense(data) if few => few_rows_product(x, data, out),
+            Storage::Bf16(data) if few => few_rows_product::<bf16>(x, data, out),
             Storage::Dense(data) => {
                 panel_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
             }

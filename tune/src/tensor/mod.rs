@@ -5,6 +5,7 @@
 
 mod amx;
 mod arena;
+mod few_rows;
 mod gemm;
 mod matrix;
 mod panels;
@@ -14,6 +15,7 @@ mod tiles;
 pub(crate) mod vector;
 mod workspace;
 
+pub(crate) use few_rows::few_rows_product;
 pub use gemm::{MatMut, MatRef, matmul, matmul_here, product_kernel};
 pub use matrix::Matrix;
 pub(crate) use panels::panel_product;

@@ -54,6 +54,8 @@ impl Element for f32 {}
 impl Element for bf16 {}
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Out;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Widened;
 
 /// Nothing is asked of an element where it is not read.
@@ -114,16 +116,20 @@ mod avx512 {
 
     /// Where results go: disjoint blocks of it are written by different threads.
     #[derive(Clone, Copy)]
-    struct Out(*mut f32);
+    pub(in crate::tensor) struct Out(*mut f32);
     // SAFETY: tasks write blocks that do not overlap
     unsafe impl Send for Out {}
     // SAFETY: as above
     unsafe impl Sync for Out {}
 
     impl Out {
+        pub(in crate::tensor) fn of(matrix: &mut Matrix<f32>) -> Self {
+            Self(matrix.data_mut().as_mut_ptr())
+        }
+
         /// # Safety
         /// `offset` lies in the matrix.
-        unsafe fn at(self, offset: usize) -> *mut f32 {
+        pub(in crate::tensor) unsafe fn at(self, offset: usize) -> *mut f32 {
             // SAFETY: the caller's promise
             unsafe { self.0.add(offset) }
         }
@@ -141,7 +147,7 @@ mod avx512 {
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
         let (height, width) = task_size(n, k, m, rayon::current_num_threads());
         let across = m.div_ceil(width);
-        let out = Out(out.data_mut().as_mut_ptr());
+        let out = Out::of(out);
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
             let (row, column) = (task / across * height, task % across * width);
             let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(m));
