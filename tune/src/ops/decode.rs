@@ -2,7 +2,7 @@
 //!
 //! [`super::attention`] is the definition and the judge: the same softmax over the same path, for its last token only. Here the path lies in pieces, runs of
 //! consecutive tokens in several buffers, because sequences share the beginnings of their paths and grow at their ends. With one query a head there is
-//! no matrix product to gain from; each key and value is read once for all query heads of its group, and the order of every sum depends on the path
+//! no matrix product to gain from; each key and value is read once for all query heads of its group, a block at a time, and the order of every sum depends on the path
 //! alone, not on the other sequences or the threads.
 
 use std::ops::Range;
@@ -10,8 +10,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::attention::{Rule, softmax};
-use crate::tensor::vector::dot;
+use crate::tensor::vector::{self, widest};
 use crate::tensor::{Matrix, Real, Workspace};
+
+/// Keys or values that all query heads of a group meet one after another, while they are in the first cache.
+const BLOCK: usize = 64;
+/// Columns of values whose sums run side by side: a sum alone would wait for its own additions.
+const WIDE: usize = 64;
+const NARROW: usize = 16;
 
 /// Keys and values of consecutive tokens, rotated, head-major.
 #[derive(Clone)]
@@ -27,8 +33,9 @@ pub struct Run<'a, T> {
 }
 
 impl<'a, T> Run<'a, T> {
-    fn head(&self, data: &'a [T], head: usize, dim: usize) -> std::slice::ChunksExact<'a, T> {
-        data[head * self.stride + self.tokens.start * dim..][..self.tokens.len() * dim].chunks_exact(dim)
+    /// The seen rows of a head, a block after the other.
+    fn head(&self, data: &'a [T], head: usize, dim: usize) -> std::slice::Chunks<'a, T> {
+        data[head * self.stride + self.tokens.start * dim..][..self.tokens.len() * dim].chunks(BLOCK * dim)
     }
 }
 
@@ -96,12 +103,13 @@ pub fn forward<T: Real>(
         let runs = &paths.runs[path.runs.clone()];
         let mut token = 0;
         for run in runs {
-            for key in run.head(run.keys, kv_head, dim) {
+            for keys in run.head(run.keys, kv_head, dim) {
+                let count = keys.len() / dim;
                 for member in 0..group {
                     let query = q.row((kv_head * group + member) * sequences + sequence);
-                    scores[member * path.tokens + token] = scale * dot(query, key);
+                    score(query, keys, scale, &mut scores[member * path.tokens + token..][..count]);
                 }
-                token += 1;
+                token += count;
             }
         }
         let p = &mut scores[..group * path.tokens];
@@ -112,16 +120,57 @@ pub fn forward<T: Real>(
         o.fill(T::ZERO);
         let mut token = 0;
         for run in runs {
-            for value in run.head(run.values, kv_head, dim) {
+            for values in run.head(run.values, kv_head, dim) {
+                let count = values.len() / dim;
                 for (member, o) in o.chunks_exact_mut(dim).enumerate() {
-                    let p = p[member * path.tokens + token];
-                    o.iter_mut().zip(value).for_each(|(o, &v)| *o += p * v);
+                    mix(&p[member * path.tokens + token..][..count], values, o);
                 }
-                token += 1;
+                token += count;
             }
         }
     });
     o
+}
+
+widest! {
+    /// `scale * (query . key)` for each of some keys.
+    fn score<T: Real>(query: &[T], keys: &[T], scale: T, scores: &mut [T]) {
+        for (key, score) in keys.chunks_exact(query.len()).zip(scores) {
+            let key = &key[..query.len()];
+            *score = scale * vector::sum(query.len(), |i| query[i] * key[i]);
+        }
+    }
+
+    /// Adds to `o` each of some values times its probability, in their order.
+    fn mix<T: Real>(p: &[T], values: &[T], o: &mut [T]) {
+        let dim = o.len();
+        let (wide, narrow) = (dim / WIDE * WIDE, dim / NARROW * NARROW);
+        for from in (0..wide).step_by(WIDE) {
+            mix_columns::<T, WIDE>(p, values, o, from);
+        }
+        for from in (wide..narrow).step_by(NARROW) {
+            mix_columns::<T, NARROW>(p, values, o, from);
+        }
+        for from in narrow..dim {
+            mix_columns::<T, 1>(p, values, o, from);
+        }
+    }
+}
+
+/// `N` columns of [`mix`], whose sums stay in registers.
+#[inline(always)]
+fn mix_columns<T: Real, const N: usize>(p: &[T], values: &[T], o: &mut [T], from: usize) {
+    let dim = o.len();
+    let o = &mut o[from..][..N];
+    let mut sums = [T::ZERO; N];
+    sums.copy_from_slice(o);
+    for (&p, value) in p.iter().zip(values.chunks_exact(dim)) {
+        let value = &value[from..][..N];
+        for i in 0..N {
+            sums[i] += p * value[i];
+        }
+    }
+    o.copy_from_slice(&sums);
 }
 
 #[cfg(test)]
