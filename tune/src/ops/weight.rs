@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::thin;
 use crate::tensor::vector::widest;
 use crate::tensor::{
-    Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, few_rows_product, matmul, panel_product,
+    FEW_ROWS, Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, few_rows_product, matmul, panel_product,
 };
 use crate::weights::{Bf16Values, round_to_bf16};
 
@@ -208,7 +208,7 @@ impl<T: Real> Weight<T> {
         accumulate: bool,
         workspace: &Workspace<T>,
     ) -> bool {
-        let few = transposed && !accumulate && x.rows() <= thin::ROWS;
+        let few = transposed && !accumulate && x.rows() <= FEW_ROWS;
         let (weight, x, out, workspace): (&dyn Any, &dyn Any, &mut dyn Any, &dyn Any) = (self, x, out, workspace);
         let (Some(Weight::<f32> { storage, .. }), Some(x)) = (weight.downcast_ref(), x.downcast_ref()) else {
             return false;

@@ -1,12 +1,15 @@
 //! Products of few f32 rows with a frozen matrix on AVX-512: `y = x W^T`, W held in f32 or bf16, read once from beginning to end. Memory sets the speed.
 //!
-//! Four rows of the weight meet up to six rows of x at a time, all their sums in registers, and bf16 is widened there; what is left of x meets them again while they are in the
-//! first cache. Meanwhile the next four are asked for: left to itself the processor begins anew with every row and every page, and reads bf16 at half the speed. A sum
-//! runs along its row in sixteen lanes that are joined in one order, whatever is computed beside it, so that no bit depends on threads or on other rows. Other machines
-//! and types take the plain loops of `ops::thin`; many rows are better off with [`super::panels`].
+//! Four rows of the weight meet up to six rows of x at a time, all their sums in registers, and bf16 is widened there; what is left of x meets them again
+//! while they are in the first cache. Meanwhile the next four are asked for: left to itself the processor begins anew with every row and every page, and
+//! leaves much of the memory's speed unused. A sum runs along its row in sixteen lanes that are joined in one order, whatever is computed beside it, so that
+//! no bit depends on threads or on other rows. Other machines and types take the plain loops of `ops::thin`; many rows are better off with [`super::panels`].
 
 use super::Matrix;
 use super::panels::Element;
+
+/// Most rows of x for which this is faster than packing. With more, some of the passes would have nothing left to ask for.
+pub(crate) const FEW_ROWS: usize = 24;
 
 /// `out = x W^T` in f32; false, and nothing done, where the machine has no AVX-512.
 ///
