@@ -128,6 +128,16 @@ pub trait Adapter<T: Real>: Send + Sync {
 
     /// What merging adds to W0, row-major `[d_out, d_in]`, in f64; the magnitude is left to the model. None for what is no matrix.
     fn update(&self) -> Option<Vec<f64>>;
+
+    /// The part of [`Self::update`] that [`Self::forward`] computes, in the same layout: the update less [`Self::fold`], which the working copy of the weight
+    /// holds.
+    fn applied(&self) -> Option<Vec<f64>> {
+        let mut applied = self.update()?;
+        if let Some(fold) = self.fold() {
+            applied.iter_mut().zip(fold).for_each(|(update, fold)| *update -= fold);
+        }
+        Some(applied)
+    }
 }
 
 /// Learned keys and values that every sequence sees before its own tokens: `n` virtual tokens, whose keys are not rotated, before position `n`.

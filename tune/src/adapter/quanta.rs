@@ -444,4 +444,9 @@ impl<T: Real> Adapter<T> for Attached<T> {
         }
         Some(update)
     }
+
+    fn applied(&self) -> Option<Vec<f64>> {
+        // the same as the update less the fold, with one operator instead of three
+        if self.frozen == Frozen::Circuit { self.update() } else { Some(self.operator(self.parameters.trainable())) }
+    }
 }

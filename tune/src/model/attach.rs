@@ -186,6 +186,13 @@ impl<T: Real> Decoder<T> {
         Ok(())
     }
 
+    /// Merges what is attached into the weights in memory, one site after another, where [`Linear::merge`] does: for passes that only run forward. Returns the
+    /// number of sites that were merged; the others keep their adapters beside the weight.
+    pub fn merge(&mut self) -> usize {
+        // adapters stand at linears of the layers alone; embedding and heads train themselves
+        self.linears_mut().filter_map(|linear| linear.merge().then_some(())).count()
+    }
+
     /// Brings what follows from the parameters up to date, after they were changed.
     pub fn prepare(&mut self) {
         self.linears_mut().for_each(Linear::prepare);

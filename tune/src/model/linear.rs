@@ -116,20 +116,17 @@ impl<T: Real> Linear<T> {
             return;
         }
         let mut weight = self.weight.to_f64();
-        if let Some(folds) = self.folds() {
-            weight.iter_mut().zip(folds).for_each(|(w, fold)| *w -= fold);
-        }
-        self.add_updates(&mut weight);
+        self.add_each(&mut weight, |adapter| adapter.applied());
         let inverse = |length: f64| T::from_f64(if length > 0.0 { 1.0 / length } else { 0.0 });
         self.inverse_lengths = row_lengths(&weight, self.weight.cols()).into_iter().map(inverse).collect();
     }
 
-    /// Adds every update that is a matrix, whatever stands before it; whether all of them are.
-    fn add_updates(&self, weight: &mut [f64]) -> bool {
+    /// Adds what `matrix` says of every adapter, where that is a matrix, whatever stands before it; whether all of them are.
+    fn add_each(&self, weight: &mut [f64], matrix: impl Fn(&dyn Adapter<T>) -> Option<Vec<f64>>) -> bool {
         let mut all = true;
         for attached in &self.attached {
-            match attached.adapter.update() {
-                Some(update) => weight.iter_mut().zip(update).for_each(|(w, d)| *w += d),
+            match matrix(attached.adapter.as_ref()) {
+                Some(matrix) => weight.iter_mut().zip(matrix).for_each(|(w, d)| *w += d),
                 None => all = false,
             }
         }
@@ -138,17 +135,41 @@ impl<T: Real> Linear<T> {
 
     /// The adapted weight as one matrix, in f64, from the file's W0: all updates, then the magnitude. None when an adapter is no matrix.
     pub fn merged(&self, mut w0: Vec<f64>) -> Option<Vec<f64>> {
-        if !self.add_updates(&mut w0) {
+        if !self.add_each(&mut w0, |adapter| adapter.update()) {
             return None;
         }
-        if let Some((_, m)) = self.magnitude() {
-            let lengths = row_lengths(&w0, self.site.d_in);
-            for ((row, m), length) in w0.chunks_mut(self.site.d_in).zip(m).zip(lengths) {
-                let factor = if length > 0.0 { m.to_f64() / length } else { 0.0 };
-                row.iter_mut().for_each(|w| *w *= factor);
-            }
-        }
+        self.set_lengths(&mut w0);
         Some(w0)
+    }
+
+    /// Gives the rows of the adapted weight the lengths of the magnitude, where there is one.
+    fn set_lengths(&self, weight: &mut [f64]) {
+        let Some((_, m)) = self.magnitude() else { return };
+        let lengths = row_lengths(weight, self.site.d_in);
+        for ((row, m), length) in weight.chunks_mut(self.site.d_in).zip(m).zip(lengths) {
+            let factor = if length > 0.0 { m.to_f64() / length } else { 0.0 };
+            row.iter_mut().for_each(|w| *w *= factor);
+        }
+    }
+
+    /// Merges what is attached into the weight, for passes that only run forward: the working copy and what the adapters apply beside it, formed in f64 and rounded
+    /// once to the compute type; then nothing is attached any more. Whether it was done: a site stays as it is where an adapter is no matrix, and
+    /// where the weight is held as bf16, which would lose the sum's lower bits, or take twice the memory.
+    pub fn merge(&mut self) -> bool {
+        // the test of places costs nothing: what stands outside the weight is no matrix
+        let beside = |attached: &Attached<T>| attached.adapter.place() == Place::Delta;
+        if self.attached.is_empty() || self.weight.is_bf16() || !self.attached.iter().all(beside) {
+            return false;
+        }
+        let mut weight = self.weight.to_f64();
+        if !self.add_each(&mut weight, |adapter| adapter.applied()) {
+            return false;
+        }
+        self.set_lengths(&mut weight);
+        self.weight.set(&weight);
+        self.attached.clear();
+        self.inverse_lengths = Vec::new();
+        true
     }
 
     /// The adapter that has a magnitude, and its values.

@@ -156,6 +156,21 @@ impl<T: Real> Weight<T> {
         if let Storage::Dense(data) = &mut self.storage { Some(data) } else { None }
     }
 
+    /// Replaces the elements, each rounded once to the storage; `elements` is row-major `[rows, cols]`.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    pub fn set(&mut self, elements: &[f64]) {
+        assert_eq!(elements.len(), self.rows * self.cols, "the elements have another shape than the weight");
+        match &mut self.storage {
+            Storage::Dense(data) => data.par_iter_mut().zip(elements).for_each(|(w, &value)| *w = T::from_f64(value)),
+            Storage::Bf16(data) => {
+                let rounded: Vec<bf16> = elements.par_iter().map(|&value| round_to_bf16(value)).collect();
+                *data = rounded.into();
+            }
+        }
+    }
+
     /// `W + delta`, computed in f64 and rounded once to the same storage; `delta` is row-major `[rows, cols]`.
     ///
     /// # Panics
