@@ -11,7 +11,8 @@ pub struct Load {
     /// Where an adapter's base model lies, if not where the adapter says
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise
+    /// Type of compute and of the weights in memory; without it a run's own, `auto` otherwise. Adapters are merged into weights in f32 and f64, and stay beside
+    /// those in bf16
     #[arg(long, value_enum)]
     dtype: Option<Type>,
     /// Threads; 0: one for each processor

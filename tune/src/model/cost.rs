@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::ModelConfig;
 use super::activations::Activations;
 use super::attach::Attachment;
-use crate::adapter::{Kind, Site};
+use crate::adapter::{Kind, Site, Tensor};
 
 /// The part of a run's settings that its cost depends on.
 #[derive(Clone, Copy, Debug)]
@@ -120,4 +120,30 @@ impl Cost {
             program_bytes: 0,
         }
     }
+}
+
+/// Bytes an element of a site while an update is folded or merged there, at most: five copies in f64, of the weight, of an update and the frozen part it is
+/// less, and of an operator in the making and as made.
+const FORMING: u64 = 40;
+
+/// Bytes that `attachments` take besides the stored weights where nothing trains: `[held, for a while]`, the parameters, and the temporaries of folding or merging one
+/// site after another. A merged weight takes none: it stands where the weight stood.
+pub fn beside_bytes(
+    config: &ModelConfig,
+    attachments: &[Attachment],
+    chosen: &[Vec<usize>],
+    number_bytes: usize,
+    weight_bytes: usize,
+) -> [u64; 2] {
+    let sites = config.attachable();
+    let pairs = || attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i])));
+    let held = pairs().map(|(method, site)| {
+        let elements: usize = method.layout(site).iter().map(Tensor::elements).sum();
+        // parameters of an unfrozen module are its weight, widened
+        let each = if method.unfreezes() { number_bytes.saturating_sub(weight_bytes) } else { number_bytes };
+        (elements * each) as u64
+    });
+    let wrapped = pairs().filter(|(method, site)| !method.unfreezes() && matches!(site.kind, Kind::Linear { .. }));
+    let largest = wrapped.map(|(_, site)| (site.d_in * site.d_out) as u64).max();
+    [held.sum(), FORMING * largest.unwrap_or(0)]
 }

@@ -31,7 +31,7 @@ pub use attach::{AttachError, Attachment, resolve};
 pub use attention::Attention;
 pub use cache::{Continuation, Prefix, cache_bytes};
 pub use config::{AddedNames, AddedRows, Dropouts, HeadNames, LayerKind, ModelConfig, Names, Place, Role};
-pub use cost::{Cost, Training};
+pub use cost::{Cost, Training, beside_bytes};
 pub use decoder::Decoder;
 pub use embedding::{Added, Embedding};
 pub use family::{families, read_config};

@@ -80,7 +80,7 @@ pub struct EvalReport {
     pub answers: Vec<Answered>,
 }
 
-/// Measures the model, run or adapter in `folder`. The result is also written to `eval-TASK-SPLIT.json` where the folder is a run.
+/// Measures the model, run or adapter in `folder`, adapters merged where [`Source::load_merged`] does. The result is also written to `eval-TASK-SPLIT.json` where the folder is a run.
 ///
 /// # Errors
 /// When the folder or the data cannot be loaded, the task has no metric for these rows, or generation fails.
@@ -209,7 +209,7 @@ impl Job<'_> {
         let exam = build(task, *objective, part, answers, *options, &source.config, tokenizer)?;
         let exam = exam.ok_or_else(|| RunError::Usage(format!("no metric of {} suits these rows", task.name)))?;
         let workspace = workspace::<T>(threads)?;
-        let model = source.load::<T>(dtype.stored_as())?;
+        let model = source.load_merged::<T>(dtype.stored_as(), &workspace)?;
         let examined = exam.run(&model, tokenizer, &workspace)?;
         let loss = match objective.is_of_whole_rows() {
             true => examined.loss,

@@ -43,7 +43,7 @@ pub struct Continued {
     pub generated: GeneratedText,
 }
 
-/// Continues `prompts` with the model, run or adapter in `folder`, adapters unmerged; `show(i, piece)` is given each piece of text i as it comes.
+/// Continues `prompts` with the model, run or adapter in `folder`, adapters merged where [`Source::load_merged`] does; `show(i, piece)` is given each piece of text i as it comes.
 ///
 /// # Errors
 /// When settings or prompts mean nothing, the folder cannot be loaded, the memory is too small, or the model computes no numbers.
@@ -95,13 +95,13 @@ struct Job<'a> {
 impl Job<'_> {
     fn run<T: Real>(&self, show: &mut dyn FnMut(usize, &str)) -> Result<Vec<GeneratedText>, RunError> {
         let workspace = workspace(self.settings.threads)?;
-        let model = self.source.load::<T>(self.dtype.stored_as())?;
+        let model = self.source.load_merged::<T>(self.dtype.stored_as(), &workspace)?;
         let Self { tokenizer, prompts, options, .. } = self;
         Ok(generate_texts(&model, tokenizer, prompts, self.settings.rule, options, &workspace, show)?)
     }
 }
 
-/// Bytes of weights, temporaries, keys and values at most: as many of the longest prompts as are continued together, none sharing anything.
+/// Bytes of weights, adapter, temporaries, keys and values at most: as many of the longest prompts as are continued together, none sharing anything.
 fn bytes(source: &Source, prompts: &[Vec<u32>], options: &GenerateOptions, dtype: ModelDtype) -> Result<u64, RunError> {
     let config = &source.config;
     let mut lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
@@ -109,15 +109,20 @@ fn bytes(source: &Source, prompts: &[Vec<u32>], options: &GenerateOptions, dtype
     lengths.truncate(options.sequences);
     let (prefilled, longest) = (lengths.iter().sum::<usize>(), lengths.first().copied().unwrap_or(0));
     let number_bytes = if dtype == ModelDtype::F64 { 8 } else { 4 };
+    let stored_bytes = weight_bytes(dtype, &source.base)?;
     let pass = Training {
         tokens: prefilled.min(options.prompt_tokens.max(longest)),
         length: longest,
         labels: lengths.len(),
         number_bytes,
-        weight_bytes: weight_bytes(dtype, &source.base)?,
+        weight_bytes: stored_bytes,
         recompute: true,
     };
     let own = options.max_new_tokens.min(config.max_length);
     let cache = cache_bytes(config, prefilled, lengths.len(), own, number_bytes);
-    Ok(Cost::of(config, &[], &[], pass).peak_bytes().saturating_add(cache))
+    let cost = Cost::of(config, &[], &[], pass);
+    let [held, merging] = source.adapter_bytes(number_bytes, stored_bytes)?;
+    // what merging takes has gone when the first pass begins
+    let running = (cost.peak_bytes() - cost.weight_bytes).saturating_add(cache);
+    Ok((cost.weight_bytes + held).saturating_add(running.max(merging)))
 }

@@ -1,4 +1,8 @@
 //! What a folder on the command line is: a run, an adapter or a model; and loading it.
+//!
+//! What only runs forward over many tokens loads it merged: where every adapter of a site is a matrix and the weight is held in the compute type, the site is one
+//! product again, as in the base model. Weights held as bf16 stay as they are, with their adapters beside: the sum would be rounded to bf16, or take twice the
+//! memory; `quanta merge` writes it for those who want its speed. What judges merging loads it unmerged.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +10,9 @@ use super::hub::{cached_base, model_folder, snapshot};
 use super::{ModelDtype, RunConfig, RunError};
 use crate::checkpoint::{AdapterFolder, Change};
 use crate::hub::Need;
-use crate::model::{Decoder, ModelConfig, StoredAs, WantedHead, load_with_head, read_folder_config};
+use crate::model::{
+    Attachment, Decoder, ModelConfig, StoredAs, WantedHead, beside_bytes, load_with_head, read_folder_config,
+};
 use crate::tensor::{Bf16Products, Real, Workspace};
 use crate::weights::TensorFiles;
 
@@ -86,14 +92,7 @@ impl Source {
     /// # Errors
     /// When a file is broken or the adapter does not fit the base.
     pub fn load<T: Real>(&self, stored_as: StoredAs) -> Result<Decoder<T>, RunError> {
-        let plan = match &self.adapter {
-            None => None,
-            Some((path, adapter)) => {
-                let attachments = adapter.attachments();
-                let chosen = adapter.fit(&self.config).map_err(|misfit| RunError::misfit(path, misfit))?;
-                Some((adapter, attachments, chosen))
-            }
-        };
+        let plan = self.plan()?;
         let head = self.config.labels.map(|labels| WantedHead { labels, seed: 0 });
         let mut model = load_with_head(&self.base, stored_as, head)?;
         if let Some((adapter, attachments, chosen)) = plan {
@@ -101,7 +100,38 @@ impl Source {
         }
         Ok(model)
     }
+
+    /// As [`Self::load`], merged as far as [`Decoder::merge`] does.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_merged<T: Real>(&self, stored_as: StoredAs, workspace: &Workspace<T>) -> Result<Decoder<T>, RunError> {
+        workspace.run(|| {
+            let mut model = self.load(stored_as)?;
+            model.merge();
+            Ok(model)
+        })
+    }
+
+    /// The adapter's entries, and their sites among [`ModelConfig::attachable`].
+    fn plan(&self) -> Result<Option<Plan<'_>>, RunError> {
+        let Some((path, adapter)) = &self.adapter else { return Ok(None) };
+        let chosen = adapter.fit(&self.config).map_err(|misfit| RunError::misfit(path, misfit))?;
+        Ok(Some((adapter, adapter.attachments(), chosen)))
+    }
+
+    /// Bytes that the adapter takes besides the stored weights, held and for a while: see [`beside_bytes`].
+    ///
+    /// # Errors
+    /// When the adapter does not fit the base.
+    pub fn adapter_bytes(&self, number_bytes: usize, weight_bytes: usize) -> Result<[u64; 2], RunError> {
+        let Some((_, attachments, chosen)) = self.plan()? else { return Ok([0; 2]) };
+        Ok(beside_bytes(&self.config, &attachments, &chosen, number_bytes, weight_bytes))
+    }
 }
+
+/// An adapter with its entries and the sites of each.
+type Plan<'a> = (&'a AdapterFolder, Vec<Attachment>, Vec<Vec<usize>>);
 
 /// Refuses a model that predicts no tokens.
 ///
