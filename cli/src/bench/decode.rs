@@ -3,8 +3,10 @@
 use std::io::Write;
 
 use anyhow::Result;
-use quanta_tune::run::bench::{DecodeBench, decode};
-use serde_json::json;
+use quanta_tune::config::{Problems, apply_overrides};
+use quanta_tune::run::RunError;
+use quanta_tune::run::bench::{DecodeBench, DecodeTimes, decode};
+use serde_json::{Map, json};
 
 use super::{ENGINE, Held};
 
@@ -14,7 +16,16 @@ pub struct Arguments {
     /// The model's shape: tiny-288, smollm2-135m or llama2-7b-2l
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME")]
     shape: String,
-    /// How the weights are held
+    /// An adapter on q and v: a method's name with its defaults, or `none` for the base model; merged as `quanta generate` merges it
+    #[arg(long, default_value = "none", value_name = "NAME")]
+    adapter: String,
+    /// A setting of the adapter, as its entry in a configuration has it, such as s=circuit
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Leave the adapter beside the weights
+    #[arg(long)]
+    unmerged: bool,
+    /// How the weights are held; an adapter stays beside bf16 weights
     #[arg(long, value_enum, default_value_t = Held::F32)]
     dtype: Held,
     /// Prompts that are continued together
@@ -41,8 +52,15 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let problems = Problems::new();
+    let mut settings = Map::new();
+    apply_overrides(&mut settings, &arguments.settings, &problems);
+    problems.check("--set").map_err(RunError::Config)?;
     let bench = DecodeBench {
         shape: arguments.shape.clone(),
+        adapter: arguments.adapter.clone(),
+        settings,
+        merged: !arguments.unmerged,
         bf16: arguments.dtype == Held::Bf16,
         rows: arguments.rows as usize,
         prompt: arguments.prompt as usize,
@@ -60,7 +78,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if arguments.json {
         let line = json!({
-            "engine": ENGINE, "shape": bench.shape, "dtype": dtype, "threads": times.threads, "rows": bench.rows,
+            "engine": ENGINE, "shape": bench.shape, "adapter": bench.adapter, "settings": bench.settings,
+            "sites": times.sites, "merged_sites": times.merged_sites, "merge_seconds": times.merge, "dtype": dtype, "threads": times.threads, "rows": bench.rows,
             "prompt": bench.prompt, "shared": bench.shared, "tokens": bench.tokens,
             "prefill_seconds": times.prefill, "prompt_tokens_per_second": prompt_rate,
             "token_seconds": times.step, "tokens_per_second": rate,
@@ -72,6 +91,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let DecodeBench { shape, prompt, shared, .. } = &bench;
     writeln!(out, "{shape} {dtype}, {} rows, {} threads", bench.rows, times.threads)?;
+    if times.sites > 0 {
+        writeln!(out, "{}", adapter_line(&bench.adapter, &times))?;
+    }
     let common = if *shared > 0 { format!(", {shared} of them shared") } else { String::new() };
     writeln!(out, "{:.3} s for prompts of {prompt} tokens{common}, {prompt_rate:.1} tokens/s", times.prefill)?;
     writeln!(out, "{:.2} ms a token for all rows, {rate:.1} tokens/s", 1e3 * times.step)?;
@@ -81,4 +103,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         writeln!(out, "{resident} MiB at most")?;
     }
     Ok(())
+}
+
+/// What became of the adapter's sites.
+fn adapter_line(name: &str, times: &DecodeTimes) -> String {
+    let DecodeTimes { sites, merged_sites, merge, .. } = *times;
+    match merged_sites {
+        0 => format!("{name} beside the weights of {sites} sites"),
+        _ => format!("{name}: {merged_sites} of {sites} sites merged in {merge:.2} s"),
+    }
 }

@@ -68,11 +68,26 @@ fn generation_is_measured_beside_the_memory() {
         assert_eq!((line["rows"].to_string(), line["prompt"].as_u64()), (options[1].to_owned(), Some(20)));
     }
     assert!(workshop.run(&arguments).contains("GB/s of weights"));
+    // q and v of 6 layers
+    for (options, merged) in [
+        (&[][..], 12),
+        (&["--set", "s=circuit"], 12),
+        (&["--unmerged"], 0),
+        (&["--dtype", "bf16"], 0),
+        (&["--adapter", "parallel"], 0),
+    ] {
+        let adapter = if options.contains(&"--adapter") { &[][..] } else { &["--adapter", "quanta"] };
+        let line = workshop.json(&[&arguments[..], adapter, options].concat());
+        assert_eq!((&line["sites"], &line["merged_sites"]), (&json!(12), &json!(merged)), "{options:?}");
+    }
+    assert!(workshop.run(&[&arguments[..], &["--adapter", "lora"]].concat()).contains("12 of 12 sites merged"));
     let refused = |options: &[&str], needle: &str| {
         workshop.refused(&[&["bench", "decode"], options].concat(), 2, &[needle]);
     };
     refused(&["--shape", "large"], "smollm2-135m");
     refused(&["--rows", "0"], "--rows");
+    refused(&["--adapter", "nothing"], "quanta methods");
+    refused(&["--adapter", "quanta", "--set", "s=elsewhere"], "elsewhere");
     refused(&["--tokens", "1"], "--tokens");
     refused(&["--prompt", "4", "--shared", "5"], "cannot share 5");
     refused(&["--prompt", "2000", "--tokens", "49"], "2048");

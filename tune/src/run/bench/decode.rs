@@ -1,15 +1,19 @@
 //! `quanta bench decode`: greedy generation for several prompts together, on random weights: seconds of the prompts, seconds of a token for all of them, and
 //! the weights' bytes over that time beside what reading as many bytes takes on this machine.
 //!
-//! With few rows a token costs one reading of the weights, so memory is the limit. What follows from a token does not depend on the values.
+//! With few rows a token costs one reading of the weights, so memory is the limit. What follows from a token does not depend on the values. An adapter is
+//! merged as `quanta generate` merges it, or left beside the weights, which shows what that costs.
 
 use std::time::Instant;
 
+use serde_json::{Map, Value};
+
+use super::adapter::attachment;
 use super::clock::median;
 use super::limit;
 use super::shapes::shape;
 use crate::eval::{GenerateOptions, Sampling, generate};
-use crate::model::{Cost, Decoder, ModelConfig, Training, cache_bytes, random};
+use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, beside_bytes, cache_bytes, random, resolve};
 use crate::run::source::workspace;
 use crate::run::{RunError, memory};
 use crate::tensor::{Stream, Workspace};
@@ -19,6 +23,12 @@ use crate::tensor::{Stream, Workspace};
 pub struct DecodeBench {
     /// Name of the model's shape.
     pub shape: String,
+    /// A method's name, or `none`.
+    pub adapter: String,
+    /// Settings of the adapter, as a config entry has them; to them come the shape's axes, where the method takes and they name none.
+    pub settings: Map<String, Value>,
+    /// Whether the adapter is merged where it can be, as `quanta generate` does.
+    pub merged: bool,
     /// Whether weights are held as bf16.
     pub bf16: bool,
     /// Prompts that are continued together.
@@ -40,6 +50,12 @@ pub struct DecodeBench {
 pub struct DecodeTimes {
     /// Threads in use.
     pub threads: usize,
+    /// Sites with an adapter.
+    pub sites: usize,
+    /// How many of them were merged.
+    pub merged_sites: usize,
+    /// Seconds that merging took.
+    pub merge: f64,
     /// Seconds from the prompts to the first token of each.
     pub prefill: f64,
     /// Seconds from one token of every row to the next.
@@ -55,14 +71,28 @@ pub struct DecodeTimes {
 /// Generates from random weights and measures.
 ///
 /// # Errors
-/// When the shape is unknown, the lengths mean nothing or exceed the model's, or memory is short.
+/// When the shape or the adapter is unknown or does not fit, the lengths mean nothing or exceed the model's, or memory is short.
 pub fn decode(bench: &DecodeBench) -> Result<DecodeTimes, RunError> {
-    let config = shape(&bench.shape)?.config();
-    check(bench, &config)?;
+    let shape = shape(&bench.shape)?;
+    let config = shape.config();
+    let attachments = match bench.adapter.as_str() {
+        "none" => Vec::new(),
+        name => vec![attachment(name, &bench.settings, shape)?],
+    };
+    let origin = "bench decode".to_owned();
+    let chosen = resolve(&attachments, &config).map_err(|errors| RunError::Attach { origin, errors })?;
+    check(bench, &config, &attachments, &chosen)?;
     let weight_bytes = step_bytes(&config, bench.bf16);
     let workspace = workspace::<f32>(bench.threads)?;
     let prompts = prompts(bench, config.vocab_size as u64);
-    let model: Decoder<f32> = random(config, 0.02, 0, bench.bf16);
+    let mut model: Decoder<f32> = random(config, 0.02, 0, bench.bf16);
+    // initial values, on which speed does not depend
+    let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
+    workspace.run(|| model.attach(&attachments, &chosen, 0, kept))?;
+    let sites = model.linears().filter(|linear| !linear.attached().is_empty()).count();
+    let clock = Instant::now();
+    let merged_sites = if bench.merged { workspace.run(|| model.merge()) } else { 0 };
+    let merge = clock.elapsed().as_secs_f64();
     let buffer = vec![1.0; weight_bytes as usize / size_of::<f32>()];
     let (mut prefills, mut steps, mut bandwidths) = (Vec::new(), Vec::new(), Vec::new());
     // the first round warms caches and buffers and is not counted
@@ -77,6 +107,9 @@ pub fn decode(bench: &DecodeBench) -> Result<DecodeTimes, RunError> {
     }
     Ok(DecodeTimes {
         threads: workspace.threads(),
+        sites,
+        merged_sites,
+        merge,
         prefill: median(&mut prefills),
         step: median(&mut steps),
         weight_bytes,
@@ -112,7 +145,12 @@ fn marks(
 }
 
 /// Refuses lengths that mean nothing, and what would not fit in memory.
-fn check(bench: &DecodeBench, config: &ModelConfig) -> Result<(), RunError> {
+fn check(
+    bench: &DecodeBench,
+    config: &ModelConfig,
+    attachments: &[Attachment],
+    chosen: &[Vec<usize>],
+) -> Result<(), RunError> {
     let DecodeBench { rows, prompt, shared, tokens, .. } = *bench;
     let usage = |text: String| Err(RunError::Usage(text));
     if rows == 0 || prompt == 0 || bench.repeats == 0 {
@@ -140,7 +178,9 @@ fn check(bench: &DecodeBench, config: &ModelConfig) -> Result<(), RunError> {
     };
     let cache = cache_bytes(config, pass.tokens, rows, tokens, size_of::<f32>());
     let buffer = step_bytes(config, bench.bf16);
-    memory::check_generation(Cost::of(config, &[], &[], pass).peak_bytes().saturating_add(cache).saturating_add(buffer))
+    let beside = beside_bytes(config, attachments, chosen, size_of::<f32>(), pass.weight_bytes);
+    let parts = [Cost::of(config, &[], &[], pass).peak_bytes(), cache, buffer].into_iter().chain(beside);
+    memory::check_generation(parts.fold(0, u64::saturating_add))
 }
 
 /// Bytes of weights that a step reads: all of them, but of an embedding that is no head only a row for each token.

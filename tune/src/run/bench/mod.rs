@@ -1,5 +1,6 @@
 //! `quanta bench`: measurements on random data, or on real questions, as ratios within one run.
 
+mod adapter;
 mod circuit;
 mod clock;
 mod decode;

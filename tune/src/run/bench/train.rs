@@ -6,14 +6,14 @@
 
 use std::time::Instant;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::adapter;
 use super::clock::median;
 use super::questions::Questions;
 use super::samples::{Batches, Samples, Source, Work};
 use super::shapes::{Shape, shape};
-use crate::adapter::{Kind, Layers, MethodInfo, Selection, Sites, method_named, methods};
-use crate::config::{ConfigError, Problems, Section};
+use crate::adapter::{Kind, Layers, Selection, methods};
 use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, random, resolve};
 use crate::ops::Batch;
 use crate::run::RunError;
@@ -192,43 +192,16 @@ fn token_flops(work: Work, config: &ModelConfig, cost: impl Fn(usize) -> Cost) -
 
 /// The method on q and v of every layer; for `none` the norm of the lowest layer, which costs next to nothing beside the gradient that reaches it.
 fn attachment(bench: &TrainBench, shape: &Shape, config: &ModelConfig) -> Result<Attachment, RunError> {
-    let sites = |names: &[&str]| Sites::Names(names.iter().map(|&name| name.to_owned()).collect());
-    let read = |info: &MethodInfo, settings: Map<String, Value>| {
-        let problems = Problems::new();
-        let mut section = Section::new("adapter", settings, &problems);
-        let method = info.read(&mut section);
-        section.finish();
-        problems.check("bench train").map(|()| method)
-    };
-    if bench.adapter == "none" {
-        let own = methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
-        let method = read(own, Map::new()).map_err(RunError::Config)?;
-        let norm = config
-            .modules()
-            .into_iter()
-            .find(|module| matches!(module.kind, Kind::Norm { .. }))
-            .expect("a layer with a norm");
-        let selection = Selection { sites: sites(&[&norm.name]), layers: Layers::only([0]) };
-        return Ok(Attachment { method, selection });
+    if bench.adapter != "none" {
+        return adapter::attachment(&bench.adapter, &bench.settings, shape);
     }
-    let name = bench.adapter.as_str();
-    let info = method_named(name).ok_or_else(|| {
-        RunError::Usage(format!("there is no adapter `{name}`: see `quanta methods`, or choose none"))
-    })?;
-    let mut with_axes = bench.settings.clone();
-    if !["dims", "plan"].iter().any(|key| bench.settings.contains_key(*key)) {
-        with_axes.insert("dims".to_owned(), json!(shape.dims));
-    }
-    // a method that knows no axes refuses them; what is said then is what the settings themselves are told
-    let method = read(info, with_axes).or_else(|axes| {
-        read(info, bench.settings.clone())
-            .map_err(|plain| if problems(&plain) < problems(&axes) { plain } else { axes })
-    });
-    let selection = Selection { sites: sites(&["q_proj", "v_proj"]), layers: Layers::default() };
-    Ok(Attachment { method: method.map_err(RunError::Config)?, selection })
-}
-
-/// How much is wrong with a configuration.
-fn problems(error: &ConfigError) -> usize {
-    if let ConfigError::Invalid { problems, .. } = error { problems.len() } else { usize::MAX }
+    let own = methods().iter().find(|info| info.unfreezes()).expect("a method that trains modules themselves");
+    let method = adapter::read(own, Map::new()).map_err(RunError::Config)?;
+    let norm = config
+        .modules()
+        .into_iter()
+        .find(|module| matches!(module.kind, Kind::Norm { .. }))
+        .expect("a layer with a norm");
+    let selection = Selection { sites: adapter::sites(&[&norm.name]), layers: Layers::only([0]) };
+    Ok(Attachment { method, selection })
 }
