@@ -126,8 +126,8 @@ impl Cost {
 /// less, and of an operator in the making and as made.
 const FORMING: u64 = 40;
 
-/// Bytes that `attachments` take besides the stored weights where nothing trains: `[held, for a while]`, the parameters, and the temporaries of folding or merging one
-/// site after another. A merged weight takes none: it stands where the weight stood.
+/// Bytes that `attachments` take besides the stored weights where nothing trains: `[held, for a while]`, the parameters, and the temporaries of folding or
+/// merging one site after another. A merged weight takes none: it stands where the weight stood.
 pub fn beside_bytes(
     config: &ModelConfig,
     attachments: &[Attachment],

@@ -80,7 +80,8 @@ pub struct EvalReport {
     pub answers: Vec<Answered>,
 }
 
-/// Measures the model, run or adapter in `folder`, adapters merged where [`Source::load_merged`] does. The result is also written to `eval-TASK-SPLIT.json` where the folder is a run.
+/// Measures the model, run or adapter in `folder`. The result is also written to `eval-TASK-SPLIT.json` where the folder is a run. Adapters are merged in memory, see
+/// [`Decoder::merge`](crate::model::Decoder::merge); beside weights held as bf16 they stay as they are.
 ///
 /// # Errors
 /// When the folder or the data cannot be loaded, the task has no metric for these rows, or generation fails.

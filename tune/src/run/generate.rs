@@ -43,7 +43,8 @@ pub struct Continued {
     pub generated: GeneratedText,
 }
 
-/// Continues `prompts` with the model, run or adapter in `folder`, adapters merged where [`Source::load_merged`] does; `show(i, piece)` is given each piece of text i as it comes.
+/// Continues `prompts` with the model, run or adapter in `folder`; `show(i, piece)` is given each piece of text i as it comes. Adapters are merged in memory, see
+/// [`Decoder::merge`](crate::model::Decoder::merge); beside weights held as bf16 they stay as they are.
 ///
 /// # Errors
 /// When settings or prompts mean nothing, the folder cannot be loaded, the memory is too small, or the model computes no numbers.
