@@ -34,7 +34,7 @@ fn batch() -> Batch {
     Batch::packed(&[&tokens[..8], &tokens[8..]], Vec::new())
 }
 
-/// SPEC of merging: rounding of f64, and of f32 through three layers.
+/// Rounding of f64, and of f32 through three layers.
 fn rounding<T: Real>() -> f64 {
     if T::NAME == "f64" { 1e-12 } else { 1e-4 }
 }

@@ -39,7 +39,8 @@ pub struct ScoreReport {
     pub finding: Finding,
 }
 
-/// Scores `input` with the model, run or adapter in `folder`; without a `dtype` a run is scored in its own.
+/// Scores `input` with the model, run or adapter in `folder`; without a `dtype` a run is scored in its own. Adapters are merged in memory, see
+/// [`Decoder::merge`](crate::model::Decoder::merge); beside weights held as bf16 they stay as they are.
 ///
 /// # Errors
 /// When the folder cannot be loaded or the input not be encoded.
@@ -101,7 +102,7 @@ pub fn score(
 
 fn run<T: Real>(source: &Source, tokens: &[u32], dtype: ModelDtype, threads: usize) -> Result<Finding, RunError> {
     let workspace = workspace(threads)?;
-    let model = source.load::<T>(dtype.stored_as())?;
+    let model = source.load_merged::<T>(dtype.stored_as(), &workspace)?;
     if model.config().labels.is_some() {
         return Ok(Finding::Outputs(classify(&model, &[tokens], tokens.len(), &workspace).concat()));
     }

@@ -1,6 +1,6 @@
 //! What a folder on the command line is: a run, an adapter or a model; and loading it.
 //!
-//! What only runs forward over many tokens loads it merged: where every adapter of a site is a matrix and the weight is held in the compute type, the site is one
+//! What only runs forward loads it merged: where every adapter of a site is a matrix and the weight is held in the compute type, the site is one
 //! product again, as in the base model. Weights held as bf16 stay as they are, with their adapters beside: the sum would be rounded to bf16, or take twice the
 //! memory; `quanta merge` writes it for those who want its speed. What judges merging loads it unmerged.
 
