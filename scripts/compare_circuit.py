@@ -75,6 +75,8 @@ def main():
         command = [arguments.quanta, "bench", "circuit", "--dims", text, "--in-features", d_in, "--out-features", d_out, "--tokens", tokens,
                    "--repeats", arguments.repeats, "--threads", arguments.threads, "--json"]
         for _ in range(arguments.rounds):
+            # PyTorch's threads spin for a while after their last product, on the cores that are measured next
+            time.sleep(0.5)
             line = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
             ours.append([line[f"{key}_forward_backward_seconds"] for key in ("frozen", "circuit", "einsum")])
             theirs.append(torch_side(dims, d_in, d_out, tokens, arguments.repeats))

@@ -18,6 +18,8 @@ import time
 
 import torch
 
+# PyTorch's threads spin for a while after their last product, on the cores that are measured next
+SETTLING = 0.5
 SHAPES = ["2048x2048x2048", "512x4096x4096", "2048x576x1536", "2048x1536x576", "512x32000x768"]
 
 
@@ -55,6 +57,7 @@ def main():
         rows, outputs, inputs = map(int, shape.split("x"))
         ours, theirs = [], []
         for _ in range(arguments.rounds):
+            time.sleep(SETTLING)
             command = [arguments.program, "bench", "gemm", "--shape", shape, *common]
             line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             ours.append([line["limit_gflops"], line["forward_gflops"], line["backward_gflops"]])

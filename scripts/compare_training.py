@@ -6,8 +6,8 @@
     python scripts/compare_training.py target/release/quanta --shape smollm2-135m --dtype f32 --rounds 3
 
 PyTorch's side is what one would run instead: a Hugging Face LLaMA with random weights, QuanTA as one einsum over x and all gates (path by opt_einsum), W0 - S in the
-working weight, left padding to a multiple of 8, AdamW, clipping. Both sides draw lengths from the same distribution and train five answer tokens a sample. PyTorch
-is tried at micro-batch 4 and at 1 with accumulation 4; the better counts.
+working weight, left padding to a multiple of 8, AdamW, clipping. Both sides draw lengths from the same distribution and train five answer tokens a sample. Both are
+measured at micro-batch 4 and at 1 with accumulation 4: this program at 4 against the better of PyTorch's, and memory at the same micro-batch.
 
 Runs without an adapter, where only the lowest norm trains, say what the adapter adds to a step on either side. The share of the GEMM limit is the operations of this
 program's step (linears, attention, head and adapter, as `bench train --json` counts them) over its seconds, against what `bench gemm` reaches in the same rounds on
@@ -140,7 +140,7 @@ def main():
 
     common = ["--shape", arguments.shape, "--dtype", arguments.dtype, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
     own, other = [arguments.program, "bench", "train", "--json"], [sys.executable, __file__, arguments.program, "--as-pytorch"]
-    sides = {"quanta 4x1": (own, 4, 1), "PyTorch 4x1": (other, 4, 1), "PyTorch 1x4": (other, 1, 4)}
+    sides = {"quanta 4x1": (own, 4, 1), "quanta 1x4": (own, 1, 4), "PyTorch 4x1": (other, 4, 1), "PyTorch 1x4": (other, 1, 4)}
     counts, results, gemm = None, {}, {}
     for _ in range(arguments.rounds):
         for (name, (command, batch, accumulate)), adapter in itertools.product(sides.items(), ["quanta", "none"]):
@@ -163,6 +163,9 @@ def main():
     for adapter, words in [("quanta", ""), ("none", ", both without adapter")]:
         best = max(median(name, adapter, "tokens_per_second") for name in sides if name.startswith("PyTorch"))
         print(f"\nquanta / best PyTorch{words}: {median('quanta 4x1', adapter, 'tokens_per_second') / best:.2f}")
+    for size in ("4x1", "1x4"):
+        own, other = (median(f"{side} {size}", "quanta", "peak_rss_mib") for side in ("quanta", "PyTorch"))
+        print(f"\nPeak memory at {size}: {100 * own / other:.0f} % of PyTorch's")
     work = sum(4e-9 * math.prod(shape) * count for shape, count in counts.items())
     limit = work / sum(statistics.median(gemm[shape]) * count for shape, count in counts.items())
     for adapter, words in [("quanta", ""), ("none", ", without adapter")]:
