@@ -2,8 +2,8 @@
 //!
 //! A tile holds its features as rows and its tokens as columns (tokens innermost), so every gate on any axes is, for each index of the other axes, one
 //! small product `Y = G X` whose rows lie at fixed offsets and whose columns are contiguous. Symbols: `G` the gate `[rows, cols]`, `X`/`Y` its input
-//! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is two vector registers of columns. The innermost loop keeps a block of gate rows
-//! times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
+//! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is up to three vector registers of columns. The innermost loop keeps a block of gate
+//! rows times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
 //! evicting one another from the first-level cache, and lets `Y` overwrite `X`.
 //!
 //! The functions are generic over the vector type and are compiled once for each instruction set by `vector`; which tiles exist is `tiled`'s concern.
@@ -47,9 +47,18 @@ pub(crate) struct BackwardGate<'a, T> {
     pub panel: *mut T,
 }
 
+/// Registers of columns that meet a block of gate rows together, at most: with `Vector::ROWS` rows, a row of the operand and a value they fit the registers.
+const TOGETHER: usize = 3;
+
+/// How many of `left` registers come next: never a single one beside others, whose sums would wait for each other.
+#[inline(always)]
+fn together(left: usize) -> usize {
+    if left == 4 { 2 } else { left.min(TOGETHER) }
+}
+
 /// Numbers of scratch that [`forward`] needs for a step.
 pub(crate) fn forward_scratch(step: &Step, lanes: usize) -> usize {
-    step.cols() * 2 * lanes
+    step.cols() * TOGETHER * lanes
 }
 
 /// Numbers of scratch that [`backward`] needs for a step.
@@ -170,17 +179,17 @@ pub(crate) unsafe fn forward<V: Vector>(gate: &ForwardGate<'_, V::Element>) {
             let (src, dst) = step.bases(outer, middle);
             let mut column = 0;
             while column < run {
+                let registers = together((run - column) / V::LANES);
                 // SAFETY: bases, offsets and columns stay inside the tile: base + offset < len, column + panel <= inner * width.
                 unsafe {
                     let (src, dst) = (gate.src.add(src * gate.width + column), gate.dst.add(dst * gate.width + column));
-                    if run - column >= 2 * V::LANES {
-                        forward_panel::<V, 2>(gate, src, dst);
-                        column += 2 * V::LANES;
-                    } else {
-                        forward_panel::<V, 1>(gate, src, dst);
-                        column += V::LANES;
+                    match registers {
+                        3 => forward_panel::<V, 3>(gate, src, dst),
+                        2 => forward_panel::<V, 2>(gate, src, dst),
+                        _ => forward_panel::<V, 1>(gate, src, dst),
                     }
                 }
+                column += registers * V::LANES;
             }
         }
     }
@@ -260,13 +269,13 @@ unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::E
             let (dx, places) = (gate.dx.add(x), step.in_offsets.as_ptr());
             let mut n = 0;
             while n < N {
-                let (dy, dx) = (dy_panel.add(n * V::LANES), dx.add(n * V::LANES));
-                if N - n >= 2 {
-                    all_rows::<V, 2, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width);
-                } else {
-                    all_rows::<V, 1, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width);
+                let (dy, dx, registers) = (dy_panel.add(n * V::LANES), dx.add(n * V::LANES), together(N - n));
+                match registers {
+                    3 => all_rows::<V, 3, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
+                    2 => all_rows::<V, 2, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
+                    _ => all_rows::<V, 1, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
                 }
-                n += 2;
+                n += registers;
             }
         }
     }
@@ -315,16 +324,16 @@ unsafe fn sum_products<V: Vector>(
     let places = sum_rows.as_ptr();
     let mut k = 0;
     while k < padded {
-        // SAFETY: `k` plus one or two registers stays within `padded`.
+        let registers = together((padded - k) / V::LANES);
+        // SAFETY: `k` plus these registers stays within `padded`.
         unsafe {
             let (x, sums) = (x.add(k), sums.add(k));
-            if padded - k >= 2 * V::LANES {
-                all_rows::<V, 2, true>(rows, span, dy, span, false, x, padded, sums, places, padded);
-                k += 2 * V::LANES;
-            } else {
-                all_rows::<V, 1, true>(rows, span, dy, span, false, x, padded, sums, places, padded);
-                k += V::LANES;
+            match registers {
+                3 => all_rows::<V, 3, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
+                2 => all_rows::<V, 2, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
+                _ => all_rows::<V, 1, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
             }
         }
+        k += registers * V::LANES;
     }
 }

@@ -122,16 +122,20 @@ impl Step {
 
     /// Packs the gate in blocks of `block` rows (then 4, 2, 1), each block column by column: what the innermost loop reads, in its order.
     pub fn pack<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
-        self.pack_with(self.rows(), self.cols(), block, packed, |row, col| {
-            gates[self.offset + self.full_row(row) * self.full_cols() + self.full_col(col)]
-        });
+        let [rows, cols] = self.places();
+        self.pack_with(rows.len(), cols.len(), block, packed, |row, col| gates[rows[row] + cols[col]]);
     }
 
     /// Packs the transposed gate in the same way.
     pub fn pack_transposed<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
-        self.pack_with(self.cols(), self.rows(), block, packed, |col, row| {
-            gates[self.offset + self.full_row(row) * self.full_cols() + self.full_col(col)]
-        });
+        let [rows, cols] = self.places();
+        self.pack_with(cols.len(), rows.len(), block, packed, |col, row| gates[rows[row] + cols[col]]);
+    }
+
+    /// Where a row in use begins in the parameter slice, and what a column in use adds: found once, not for every value.
+    fn places(&self) -> [Vec<usize>; 2] {
+        let rows = (0..self.rows()).map(|row| self.offset + self.full_row(row) * self.full_cols()).collect();
+        [rows, (0..self.cols()).map(|col| self.full_col(col)).collect()]
     }
 
     /// Packs the matrix that `value(row, column)` describes.
@@ -140,19 +144,17 @@ impl Step {
         rows: usize,
         depth: usize,
         block: usize,
-        packed: &mut [T],
+        mut packed: &mut [T],
         value: impl Fn(usize, usize) -> T,
     ) {
-        let (mut row, mut filled) = (0, 0);
+        let mut row = 0;
         while row < rows {
             let height = row_block(rows - row, block);
-            for k in 0..depth {
-                for r in 0..height {
-                    packed[filled] = value(row + r, k);
-                    filled += 1;
-                }
+            let (here, rest) = packed.split_at_mut(height * depth);
+            for (k, column) in here.chunks_exact_mut(height).enumerate() {
+                column.iter_mut().enumerate().for_each(|(r, to)| *to = value(row + r, k));
             }
-            row += height;
+            (row, packed) = (row + height, rest);
         }
     }
 }
@@ -183,7 +185,17 @@ pub(crate) struct Schedule {
     pub max_len: usize,
 }
 
+/// Bytes that the inputs of all gates on one tile may take, with room for the gradients beside them in the second-level cache of today's machines.
+const TILE_BYTES: usize = 1 << 19;
+
 impl Schedule {
+    /// Registers of tokens, of `bytes` each, in a tile: four where the tensors between the gates stay in the cache, two otherwise. Every panel of a gate
+    /// reads and writes all its gradient sums, which a wide tile pays less often.
+    pub fn tile_registers(&self, bytes: usize) -> usize {
+        let features: usize = self.steps.iter().map(Step::in_len).sum();
+        if 4 * features * bytes <= TILE_BYTES { 4 } else { 2 }
+    }
+
     /// Slices the gates for the first `d_in` inputs and the first `d_out` outputs.
     pub fn new(plan: &Plan, d_in: usize, d_out: usize) -> Self {
         let axes = plan.in_dims().len();

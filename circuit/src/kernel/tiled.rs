@@ -1,7 +1,7 @@
 //! The fast kernel's outer loops: tokens into tiles, all gates on one tile before the next, tiles over threads.
 //!
 //! A tile of two registers' worth of tokens at 4096 features is half a megabyte in f32 and stays in the second-level cache while every gate passes over
-//! it in place. Threads take tiles (forward) or fixed chunks of tiles (backward), so that no result depends on their number. The arithmetic of one gate is
+//! it in place; where features are few, it holds four. Threads take tiles (forward) or fixed chunks of tiles (backward), so that no result depends on their number. The arithmetic of one gate is
 //! `gate`'s, the slicing for padding and truncation `schedule`'s.
 
 use rayon::prelude::*;
@@ -28,7 +28,7 @@ pub(crate) fn apply<T: Real>(
     scale: T,
 ) {
     let schedule = Schedule::new(plan, d_in, d_out);
-    let tile = 2 * kernels.lanes;
+    let tile = schedule.tile_registers(size_of::<T>() * kernels.lanes) * kernels.lanes;
     let packed_len = schedule.steps.iter().map(Step::packed_len).sum();
     with_scratch(packed_len, |packed: &mut [T]| {
         pack(&schedule, packed, |step, packed| step.pack(gates, kernels.rows, packed));
@@ -37,7 +37,7 @@ pub(crate) fn apply<T: Real>(
         if x.len() <= tile * d_in {
             work((x, y));
         } else {
-            x.par_chunks(tile * d_in).zip(y.par_chunks_mut(tile * d_out)).for_each(work);
+            x.par_chunks(tile * d_in).zip(y.par_chunks_mut(tile * d_out)).with_max_len(1).for_each(work);
         }
     });
 }
@@ -49,11 +49,6 @@ fn pack<T>(schedule: &Schedule, mut packed: &mut [T], pack: impl Fn(&Step, &mut 
         pack(step, here);
         packed = rest;
     }
-}
-
-/// Tokens that a tile is padded to: one register's worth or two.
-fn tile_width(tokens: usize, lanes: usize) -> usize {
-    if tokens <= lanes { lanes } else { 2 * lanes }
 }
 
 fn apply_tile<T: Real>(
@@ -70,7 +65,7 @@ fn apply_tile<T: Real>(
     if tokens == 0 {
         return;
     }
-    let width = tile_width(tokens, kernels.lanes);
+    let width = tokens.next_multiple_of(kernels.lanes);
     let panel = schedule.steps.iter().map(|step| forward_scratch(step, kernels.lanes)).max().unwrap_or(0);
     let buffer = schedule.max_len * width;
     with_scratch(2 * buffer + panel, |scratch: &mut [T]| {
@@ -126,6 +121,8 @@ fn unload<T: Real>(
 struct Pass<'a, T> {
     kernels: &'a Kernels<T>,
     schedule: &'a Schedule,
+    /// Tokens of a tile.
+    tile: usize,
     packed: &'a [T],
     packed_transposed: &'a [T],
     d_in: usize,
@@ -158,7 +155,8 @@ pub(crate) fn backward<T: Real>(
     let schedule = Schedule::new(plan, d_in, d_out);
     let lanes = kernels.lanes;
     // Chunk bounds depend on the number of tokens alone: this is what makes the sums the same for any number of threads.
-    let chunk = tokens.div_ceil(CHUNKS).next_multiple_of(2 * lanes);
+    let tile = schedule.tile_registers(size_of::<T>() * lanes) * lanes;
+    let chunk = tokens.div_ceil(CHUNKS).next_multiple_of(tile);
     let chunks = tokens.div_ceil(chunk);
     let packed_len: usize = schedule.steps.iter().map(Step::packed_len).sum();
     let sums_len: usize = schedule.steps.iter().map(|step| step.rows() * sums_width(step, lanes)).sum();
@@ -168,7 +166,7 @@ pub(crate) fn backward<T: Real>(
         let (packed_transposed, sums) = rest.split_at_mut(packed_len);
         pack(&schedule, packed, |step, packed| step.pack(gates, kernels.rows, packed));
         pack(&schedule, packed_transposed, |step, packed| step.pack_transposed(gates, kernels.rows, packed));
-        let pass = Pass { kernels, schedule: &schedule, packed, packed_transposed, d_in, d_out, scale };
+        let pass = Pass { kernels, schedule: &schedule, tile, packed, packed_transposed, d_in, d_out, scale };
         let x = x.chunks(chunk * d_in);
         let dy = dy.chunks(chunk * d_out);
         let mut dx = dx.map(|dx| dx.chunks_mut(chunk * d_in));
@@ -177,7 +175,10 @@ pub(crate) fn backward<T: Real>(
             .zip(dy)
             .map(|(x, dy)| (x, dy, dx.as_mut().and_then(Iterator::next), partial.as_mut().and_then(Iterator::next)))
             .collect();
-        tasks.into_par_iter().for_each(|(x, dy, dx, partial)| backward_chunk(&pass, x, dy, dx, partial));
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(x, dy, dx, partial)| backward_chunk(&pass, x, dy, dx, partial));
         if let Some(dgates) = dgates {
             add_sums(&schedule, lanes, &sums[..sums_total], sums_len, dgates);
         }
@@ -198,12 +199,13 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
         gate.par_chunks_mut(cols).with_min_len(8).zip(used).for_each(|(dgate, row)| {
             let Some(row) = row else { return };
             let start = offset + row * width;
-            for k in 0..step.cols() {
-                let mut sum = T::ZERO;
-                for chunk in sums.chunks_exact(sums_len) {
-                    sum += chunk[start + k];
-                }
-                dgate[step.full_col(k)] += sum;
+            let (total, rest) = sums.split_at(sums_len);
+            let mut total = total[start..start + step.cols()].to_vec();
+            for chunk in rest.chunks_exact(sums_len) {
+                total.iter_mut().zip(&chunk[start..]).for_each(|(total, value)| *total += *value);
+            }
+            for (k, value) in total.into_iter().enumerate() {
+                dgate[step.full_col(k)] += value;
             }
         });
         offset += step.rows() * width;
@@ -212,8 +214,7 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
 
 /// Gradients of one chunk of tokens, tile by tile.
 fn backward_chunk<T: Real>(pass: &Pass<'_, T>, x: &[T], dy: &[T], dx: Option<&mut [T]>, mut partial: Option<&mut [T]>) {
-    let &Pass { kernels, schedule, d_in, d_out, .. } = pass;
-    let tile = 2 * kernels.lanes;
+    let &Pass { kernels, schedule, tile, d_in, d_out, .. } = pass;
     if let Some(partial) = partial.as_deref_mut() {
         partial.fill(T::ZERO);
     }
@@ -242,7 +243,7 @@ fn backward_tile<T: Real>(
 ) {
     let &Pass { kernels, schedule, d_in, d_out, scale, .. } = pass;
     let (steps, lanes) = (&schedule.steps, kernels.lanes);
-    let width = tile_width(x.len() / d_in, lanes);
+    let width = (x.len() / d_in).next_multiple_of(lanes);
     let inputs: Vec<usize> = steps
         .iter()
         .scan(0, |at, step| {

@@ -18,7 +18,7 @@ pub(crate) unsafe trait Vector: Copy {
     type Element: Real;
     /// Numbers in a register, at most 16.
     const LANES: usize;
-    /// Gate rows computed together: 4 or 8, such that twice as many registers and a few more exist.
+    /// Gate rows computed together: 4 or 8, such that three times as many registers and four more exist.
     const ROWS: usize;
     /// All lanes zero.
     unsafe fn zero() -> Self;

@@ -11,9 +11,9 @@ use half::bf16;
 use super::tiles::Frozen;
 use super::{Matrix, Workspace};
 
-/// Rows that one task takes at most.
+/// Elements of a block of rows that one part of the summed dimension takes at most: every panel of a task meets them, from the second-level cache.
 #[cfg(target_arch = "x86_64")]
-const ROWS: usize = 512;
+const BLOCK: usize = 340 << 10;
 /// Elements of the summed dimension that a packed panel holds at most: 96 KiB with its 48 columns.
 #[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 512;
@@ -74,7 +74,7 @@ mod avx512 {
     use half::bf16;
     use rayon::prelude::*;
 
-    use super::{DEPTH, Element, Frozen, KEPT, Matrix, ROWS, Workspace};
+    use super::{BLOCK, DEPTH, Element, Frozen, KEPT, Matrix, Workspace};
 
     /// Numbers in a register.
     const LANES: usize = 16;
@@ -145,7 +145,7 @@ mod avx512 {
     ) {
         let (n, k, m) = (x.rows(), x.cols(), out.cols());
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
-        let (height, width) = task_size(n, k, m, rayon::current_num_threads());
+        let (height, width) = task_size([n, k, m], depth, rayon::current_num_threads());
         let across = m.div_ceil(width);
         let out = Out::of(out);
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
@@ -185,10 +185,11 @@ mod avx512 {
 
     /// Rows and columns of a task, such that `threads` finish early: few tasks waste less on packing, many leave less to wait for at the end. Which it is
     /// changes no bit of the result.
-    fn task_size(n: usize, k: usize, m: usize, threads: usize) -> (usize, usize) {
-        // what a task does besides multiplying, in columns of its rows and rows of its columns: fetching its rows, from near or far, and packing
-        let (near, far, packing) = (4, 16, 16);
-        let blocks = n.div_ceil(ROWS);
+    fn task_size([n, k, m]: [usize; 3], depth: usize, threads: usize) -> (usize, usize) {
+        // what a task does besides multiplying, in columns of its rows and rows of its columns: fetching its rows, from near or far, and packing, which
+        // waits for weights from memory
+        let (near, far, packing) = (4, 8, 48);
+        let blocks = n.div_ceil(BLOCK / depth);
         let sizes = (blocks..=4 * blocks).flat_map(|blocks| {
             let height = n.div_ceil(blocks).next_multiple_of(TOGETHER);
             (1..=PANELS).map(move |panels| (height, panels * COLUMNS))
@@ -200,7 +201,7 @@ mod avx512 {
             let rounds = 2 * tasks.div_ceil(threads) + usize::from(threads > 1);
             rounds * (height + packing) * (width + fetching)
         };
-        sizes.min_by_key(time).unwrap_or((ROWS, COLUMNS))
+        sizes.min_by_key(time).unwrap_or((TOGETHER, COLUMNS))
     }
 
     /// The mask of the first `count` lanes.
