@@ -36,7 +36,7 @@ pub fn choose<T: Real>(
         let (now, later) = rest.split_at(size);
         let batch = pack_questions(&now.iter().collect::<Vec<_>>(), true);
         let pass = Pass { workspace, draw: None };
-        let log_probabilities = workspace.run(|| model.log_probabilities(&batch, &pass));
+        let log_probabilities = workspace.run_awake(|| model.log_probabilities(&batch, &pass));
         choices.loss += weigh(&batch.choices, &log_probabilities).0;
         choices.scores.extend(batch.choices.iter().map(|choice| choice.scores(&log_probabilities)));
         rest = later;

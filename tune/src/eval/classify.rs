@@ -27,7 +27,7 @@ pub fn classify<T: Real>(
         let size = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(size);
         let batch = Batch::packed(now, Vec::new());
-        let outputs = workspace.run(|| model.outputs(&batch, &Pass { workspace, draw: None }));
+        let outputs = workspace.run_awake(|| model.outputs(&batch, &Pass { workspace, draw: None }));
         all.extend((0..now.len()).map(|row| outputs.row(row).iter().map(|z| z.to_f64()).collect::<Vec<f64>>()));
         rest = later;
     }

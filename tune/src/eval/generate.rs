@@ -256,7 +256,7 @@ impl<T: Real> Generation<'_, T> {
         stop: &mut impl FnMut(usize, &[u32]) -> bool,
     ) -> Result<(), GenerateError> {
         let planted = plant(prompts);
-        let (prefix, chosen) = self.workspace.run(|| {
+        let (prefix, chosen) = self.workspace.run_awake(|| {
             let pass = Pass { workspace: self.workspace, draw: None };
             let (prefix, logits) = self.model.prefill(&planted.batch, &planted.last_rows(), &pass);
             (prefix, self.choose(sequences, &logits))
@@ -273,7 +273,7 @@ impl<T: Real> Generation<'_, T> {
         let mut live = std::mem::replace(&mut self.live, Live { sequences: Vec::new(), continuations: Vec::new() });
         let last = |&sequence: &usize| self.results[sequence].tokens.last().copied();
         let tokens: Vec<u32> = live.sequences.iter().filter_map(last).collect();
-        let chosen = self.workspace.run(|| {
+        let chosen = self.workspace.run_awake(|| {
             let pass = Pass { workspace: self.workspace, draw: None };
             let logits = self.model.step(&mut live.continuations, &tokens, &pass);
             self.choose(&live.sequences, &logits)

@@ -34,7 +34,7 @@ pub fn score_tokens<T: Real>(model: &Decoder<T>, tokens: &[u32], workspace: &Wor
     let whole = Encoded::with_tail(tokens.to_vec(), tokens.len(), false);
     let batch = pack(&[&whole], Weighting::Token);
     let pass = Pass { workspace, draw: None };
-    Score { log_probabilities: workspace.run(|| model.log_probabilities(&batch, &pass)) }
+    Score { log_probabilities: workspace.run_awake(|| model.log_probabilities(&batch, &pass)) }
 }
 
 /// Mean loss over the trained tokens of `samples`, each token counting once, in packed batches of about `batch_tokens` tokens; none without a trained
@@ -57,7 +57,7 @@ pub fn mean_loss<T: Real>(
         let (now, later) = rest.split_at(size);
         let batch = pack(&now.iter().collect::<Vec<_>>(), Weighting::Token);
         let pass = Pass { workspace, draw: None };
-        let log_probabilities = workspace.run(|| model.log_probabilities(&batch, &pass));
+        let log_probabilities = workspace.run_awake(|| model.log_probabilities(&batch, &pass));
         sum -= log_probabilities.iter().sum::<f64>();
         count += log_probabilities.len();
         rest = later;

@@ -5,11 +5,20 @@
 //! leaves much of the memory's speed unused. A sum runs along its row in sixteen lanes that are joined in one order, whatever is computed beside it, so that
 //! no bit depends on threads or on other rows. Other machines and types take the plain loops of `ops::thin`; many rows are better off with [`super::panels`].
 
-use super::Matrix;
 use super::panels::Element;
+use super::{Matrix, Real};
 
 /// Most rows of x for which this is faster than packing. With more, some of the passes would have nothing left to ask for.
 pub(crate) const FEW_ROWS: usize = 24;
+
+/// `n` rows of `k` elements, each `stride` behind the one before.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a, T> {
+    pub data: &'a [T],
+    pub n: usize,
+    pub k: usize,
+    pub stride: usize,
+}
 
 /// `out = x W^T` in f32; false, and nothing done, where the machine has no AVX-512.
 ///
@@ -22,10 +31,41 @@ pub(crate) fn few_rows_product<E: Element>(x: &Matrix<f32>, weight: &[E], out: &
     assert_eq!((out.rows(), weight.len()), (n, m * k), "product of [{n}, {k}] with [{m}, {k}]");
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512 && n > 0 && k > 0 && m > 0 {
-        avx512::product(x, weight, out);
+        avx512::product(Rows { data: x.data(), n, k, stride: k }, weight, out);
         return true;
     }
     false
+}
+
+/// The same on the calling thread, for weights in the compute type: `out[i * m + j] = x_i . w_j`, where `m` is at least the number of W's rows; false, and nothing done,
+/// where the type is not f32 or the machine has no AVX-512.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub(crate) fn few_rows_here<T: Real>(x: Rows<'_, T>, weight: &[T], out: &mut [T], m: usize) -> bool {
+    let Rows { data, n, k, stride } = x;
+    let columns = weight.len().checked_div(k).unwrap_or(0);
+    assert!(weight.len() == columns * k && columns <= m, "{} elements of weights, {m} results a row", weight.len());
+    assert!(n == 0 || (data.len() >= (n - 1) * stride + k && out.len() >= (n - 1) * m + columns), "{n} rows");
+    #[cfg(target_arch = "x86_64")]
+    if super::vector::width() == 512 && T::NAME == f32::NAME && n > 0 && columns > 0 {
+        // SAFETY: T is f32
+        let (data, weight) = unsafe { (same(data), same(weight)) };
+        // SAFETY: the instructions were found; rows and results lie inside their slices, as was just checked
+        unsafe { avx512::columns(Rows { data, n, k, stride }, weight, out.as_mut_ptr().cast(), m) }
+        return true;
+    }
+    false
+}
+
+/// The slice as what it is.
+///
+/// # Safety
+/// T is f32.
+#[cfg(target_arch = "x86_64")]
+unsafe fn same<T>(slice: &[T]) -> &[f32] {
+    // SAFETY: the caller's promise
+    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), slice.len()) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -37,7 +77,7 @@ mod avx512 {
     use rayon::prelude::*;
 
     use super::super::panels::Out;
-    use super::{Element, Matrix};
+    use super::{Element, Matrix, Rows};
 
     /// Numbers in a register.
     const LANES: usize = 16;
@@ -48,8 +88,8 @@ mod avx512 {
     const TASK: usize = 1 << 14;
 
     /// The shapes have been checked and nothing is empty.
-    pub(super) fn product<E: Element>(x: &Matrix<f32>, weight: &[E], out: &mut Matrix<f32>) {
-        let (k, m) = (x.cols(), out.cols());
+    pub(super) fn product<E: Element>(x: Rows<'_, f32>, weight: &[E], out: &mut Matrix<f32>) {
+        let (k, m) = (x.k, out.cols());
         let out = Out::of(out);
         let rows = m.div_ceil((weight.len() / TASK).max(1)).next_multiple_of(BLOCK);
         weight.par_chunks(rows * k).enumerate().for_each(|(task, weight)| {
@@ -62,17 +102,19 @@ mod avx512 {
     /// All rows of x with some rows of the weight. `out` is the first result of the first row; a row of results has `m` elements.
     ///
     /// # Safety
-    /// The machine has the instructions; `weight` is whole rows, for each of which there is a column of results from `out` on, and nobody else reads or writes them.
+    /// The machine has the instructions; the rows of x are there; `weight` is whole rows, for each of which there is a column of results from `out` on, and nobody else
+    /// reads or writes them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn columns<E: Element>(x: &Matrix<f32>, weight: &[E], out: *mut f32, m: usize) {
-        let (n, k, rows) = (x.rows(), x.cols(), weight.len() / x.cols());
+    pub(super) unsafe fn columns<E: Element>(x: Rows<'_, f32>, weight: &[E], out: *mut f32, m: usize) {
+        let Rows { data, n, k, stride } = x;
+        let rows = weight.len() / k;
         let passes = n.div_ceil(TOGETHER);
         for first in (0..rows).step_by(BLOCK) {
             let mut from = 0;
             for pass in 0..passes {
                 let together = (n - from).div_ceil(passes - pass);
                 let mut block =
-                    Block { weight: [weight.as_ptr(); BLOCK], ask: [weight.as_ptr(); BLOCK], k, m, mask: 0 };
+                    Block { weight: [weight.as_ptr(); BLOCK], ask: [weight.as_ptr(); BLOCK], k, stride, m, mask: 0 };
                 for i in 0..BLOCK {
                     // where the weight ends, its last row stands for those that are missing, and their results are not written
                     block.weight[i] = weight[(first + i).min(rows - 1) * k..].as_ptr();
@@ -83,7 +125,7 @@ mod avx512 {
                 }
                 // SAFETY: rows `from..from + together` of x and of the results exist, and the masked columns of these; the rest is the caller's promise
                 unsafe {
-                    let (x, out) = (x.data().as_ptr().add(from * k), out.add(from * m + first));
+                    let (x, out) = (data.as_ptr().add(from * stride), out.add(from * m + first));
                     match together {
                         1 => block.multiply::<1>(x, out),
                         2 => block.multiply::<2>(x, out),
@@ -105,6 +147,8 @@ mod avx512 {
         ask: [*const E; BLOCK],
         /// Elements of a row of the weight, and of x.
         k: usize,
+        /// Elements from one row of x to the next.
+        stride: usize,
         /// Elements of a row of results.
         m: usize,
         /// Rows of the weight whose results are written.
@@ -150,7 +194,7 @@ mod avx512 {
                     _mm_prefetch::<_MM_HINT_T0>(self.ask[row].wrapping_add(i).cast());
                 }
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_maskz_loadu_ps(mask, x.add(n * self.k + i));
+                    let x = _mm512_maskz_loadu_ps(mask, x.add(n * self.stride + i));
                     for row in 0..BLOCK {
                         sums[row] = _mm512_fmadd_ps(x, weight[row], sums[row]);
                     }

@@ -5,6 +5,7 @@
 
 mod amx;
 mod arena;
+mod awake;
 mod few_rows;
 mod gemm;
 mod matrix;
@@ -15,7 +16,7 @@ mod tiles;
 pub(crate) mod vector;
 mod workspace;
 
-pub(crate) use few_rows::{FEW_ROWS, few_rows_product};
+pub(crate) use few_rows::{FEW_ROWS, Rows, few_rows_here, few_rows_product};
 pub use gemm::{MatMut, MatRef, matmul, matmul_here, product_kernel};
 pub use matrix::Matrix;
 pub(crate) use panels::panel_product;

@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::arena::{Arena, Span};
-use super::{Bf16Products, Matrix, Real};
+use super::{Bf16Products, Matrix, Real, awake};
 
 /// Buffers and threads of one model run. Cheap to clone: clones share both.
 #[derive(Clone)]
@@ -46,6 +46,12 @@ impl<T: Real> Workspace<T> {
     /// Runs `work` on the workspace's threads: parallel operations inside use these and no others.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.threads.install(work)
+    }
+
+    /// As [`Self::run`], with all threads awake until `work` is done: for one parallel operation after another, between which they would fall asleep. Waiting for
+    /// files inside would waste them.
+    pub fn run_awake<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        awake::run(&self.threads, work)
     }
 
     /// Number of threads.

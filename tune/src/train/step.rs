@@ -98,7 +98,7 @@ impl<T: Real> Step<T> {
         let (mut loss, mut saved_bytes) = (0.0, 0);
         for (micro_batch, batch) in micro_batches.iter().enumerate() {
             let pass = Pass { workspace, draw: Some(Draw { seed, step, micro_batch }) };
-            let outcome = workspace.run(|| model.train(batch, recompute, &mut self.gradients, &pass));
+            let outcome = workspace.run_awake(|| model.train(batch, recompute, &mut self.gradients, &pass));
             loss += outcome.loss;
             saved_bytes = saved_bytes.max(outcome.saved_bytes);
         }
@@ -118,7 +118,7 @@ impl<T: Real> Step<T> {
         if factor < 1.0 {
             self.gradients.scale(factor);
         }
-        workspace.run(|| {
+        workspace.run_awake(|| {
             self.optimizer.step(model, &self.gradients, rate);
             model.prepare();
         });
