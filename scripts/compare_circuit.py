@@ -19,6 +19,8 @@ import time
 import opt_einsum
 import torch
 
+# PyTorch's threads spin for a while after their last product, on the cores that are measured next
+SETTLING = 0.5
 SITES = [("16-8-8-4", 4096, 4096), ("16-16-16", 4096, 4096), ("8-8-8-8", 4096, 4096), ("16-16-4-4", 4096, 4096),
          ("16-8-8-5", 5120, 5120), ("16-8-8-8", 8192, 1024), ("9-8-8", 576, 576)]
 
@@ -75,8 +77,7 @@ def main():
         command = [arguments.quanta, "bench", "circuit", "--dims", text, "--in-features", d_in, "--out-features", d_out, "--tokens", tokens,
                    "--repeats", arguments.repeats, "--threads", arguments.threads, "--json"]
         for _ in range(arguments.rounds):
-            # PyTorch's threads spin for a while after their last product, on the cores that are measured next
-            time.sleep(0.5)
+            time.sleep(SETTLING)
             line = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
             ours.append([line[f"{key}_forward_backward_seconds"] for key in ("frozen", "circuit", "einsum")])
             theirs.append(torch_side(dims, d_in, d_out, tokens, arguments.repeats))

@@ -2,8 +2,8 @@
 //!
 //! [`super::attention`] is the definition and the judge: the same softmax over the same path, for its last token only. Here the path lies in pieces, runs of
 //! consecutive tokens in several buffers, because sequences share the beginnings of their paths and grow at their ends. With one query a head there is
-//! no packed product to gain from; each key and value is read once for all query heads of its group, a block at a time (scores by the kernel for few rows), and the order of every sum depends on the path
-//! alone, not on the other sequences or the threads.
+//! no packed product to gain from; each key and value is read once for all query heads of its group, a block at a time (scores by the kernel for few rows),
+//! and the order of every sum depends on the path alone, not on the other sequences or the threads.
 
 use std::ops::Range;
 

@@ -103,6 +103,12 @@ pub enum RunError {
         /// The folder.
         path: PathBuf,
     },
+    /// The run was stopped before it kept an adapter.
+    #[error("the run in {} has kept no adapter yet: it was stopped before its first validation; quanta train {} --out {} --resume continues it", path.display(), path.join("config.toml").display(), path.display())]
+    UnfinishedRun {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// The adapter's base model cannot be found.
     #[error("the base model of {} cannot be found{}: say where it is with --base, as a folder or as hub:org/name", adapter.display(), named(.base))]
     NoBase {

@@ -124,7 +124,7 @@ pub fn eval(folder: &Path, base: Option<&Path>, settings: &EvalSettings) -> Resu
         ModelDtype::F64 => job.run::<f64>(settings.threads)?,
         _ => job.run::<f32>(settings.threads)?,
     };
-    let split = Split::NAMES.iter().find(|(_, split)| *split == settings.split).map_or("", |(name, _)| *name);
+    let split = settings.split.name();
     let report = summarise(task.name, split, part.examples, examined, loss);
     if run.is_some() {
         let text = report.json().to_string();

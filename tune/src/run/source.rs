@@ -46,6 +46,9 @@ impl Source {
                 snapshot(model, Need::Weights)?;
             }
             let adapter = folder.join("adapter");
+            if !adapter.exists() {
+                return Err(RunError::UnfinishedRun { path: folder.to_owned() });
+            }
             let opened = AdapterFolder::open(&adapter)?;
             (base.map_or(config.model, Path::to_owned), Some((adapter, opened)))
         } else if folder.join("adapter_config.json").exists() || folder.join("0/adapter_config.json").exists() {

@@ -91,7 +91,7 @@ fn run<T: Real>(
     let mut dgates = vec![T::ZERO; plan.parameters()];
     let (mut y, mut dx) = (workspace.zeros(tokens, d_out), workspace.zeros(tokens, d_in));
     let mut times: [Vec<f64>; 6] = Default::default();
-    workspace.run(|| {
+    workspace.run_awake(|| {
         // the first round warms caches and buffers and is not counted
         for round in 0..=bench.repeats {
             let mut measured = [0.0; 6];

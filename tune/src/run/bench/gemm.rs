@@ -113,7 +113,7 @@ pub fn gemm(bench: &GemmBench) -> Result<GemmTimes, RunError> {
     dy.copy_from(&numbers(rows * outputs));
     let mut dx = workspace.matrix(rows, inputs);
     let mut measured: [Vec<f64>; 3] = Default::default();
-    workspace.run(|| {
+    workspace.run_awake(|| {
         // the first round warms caches and buffers and is not counted
         for round in 0..=bench.repeats {
             let forward = seconds(|| drop(weight.forward(&x, &workspace)));
