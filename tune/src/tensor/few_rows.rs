@@ -1,4 +1,5 @@
-//! Products of few f32 rows with a frozen matrix on AVX-512: `y = x W^T`, W held in f32 or bf16, read once from beginning to end. Memory sets the speed.
+//! Products of few f32 rows with a matrix that is read once from beginning to end, on AVX-512: `y = x W^T`, W frozen weights in f32 or bf16, or the keys that
+//! queries meet. Memory sets the speed.
 //!
 //! Four rows of the weight meet up to six rows of x at a time, all their sums in registers, and bf16 is widened there; what is left of x meets them again
 //! while they are in the first cache. Meanwhile the next four are asked for: left to itself the processor begins anew with every row and every page, and
@@ -37,8 +38,8 @@ pub(crate) fn few_rows_product<E: Element>(x: &Matrix<f32>, weight: &[E], out: &
     false
 }
 
-/// The same on the calling thread, for weights in the compute type: `out[i * m + j] = x_i . w_j`, where `m` is at least the number of W's rows; false, and nothing done,
-/// where the type is not f32 or the machine has no AVX-512.
+/// The same on the calling thread, for W in the compute type: `out[i * m + j] = x_i . w_j`, where `m` is at least the number of W's rows; false, and nothing
+/// done, where the type is not f32 or the machine has no AVX-512.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -48,7 +49,11 @@ pub(crate) fn few_rows_here<T: Real>(x: Rows<'_, T>, weight: &[T], out: &mut [T]
     assert!(weight.len() == columns * k && columns <= m, "{} elements of weights, {m} results a row", weight.len());
     assert!(n == 0 || (data.len() >= (n - 1) * stride + k && out.len() >= (n - 1) * m + columns), "{n} rows");
     #[cfg(target_arch = "x86_64")]
-    if super::vector::width() == 512 && T::NAME == f32::NAME && n > 0 && columns > 0 {
+    if super::vector::width() == 512
+        && std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>()
+        && n > 0
+        && columns > 0
+    {
         // SAFETY: T is f32
         let (data, weight) = unsafe { (same(data), same(weight)) };
         // SAFETY: the instructions were found; rows and results lie inside their slices, as was just checked
@@ -70,7 +75,7 @@ unsafe fn same<T>(slice: &[T]) -> &[f32] {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    //! The kernel. Everything below `product` may run only where `vector::width` is 512.
+    //! The kernel. All of it may run only where `vector::width` is 512.
 
     use std::arch::x86_64::*;
 
