@@ -225,7 +225,11 @@ fn adapter_folders_that_do_not_fit_are_refused_with_all_that_is_wrong() {
     remove(&workshop, "run/adapter/adapter_model.safetensors");
     workshop.refused(&["score", "run", "--text", "ab"], 1, &["adapter_model.safetensors"]);
     std::fs::remove_dir_all(workshop.path("run/adapter")).expect("an adapter");
-    workshop.refused(&["score", "run", "--text", "ab"], 1, &["the run in run has kept no adapter yet"]);
+    // as a run is that was stopped before its first validation
+    for command in [&["score", "run", "--text", "ab"][..], &["merge", "run", "--out", "merged"]] {
+        let said = ["the run in run has kept no adapter yet", "quanta train run/config.toml --out run --resume"];
+        workshop.refused(command, 1, &said);
+    }
 }
 
 #[test]

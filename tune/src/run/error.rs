@@ -103,8 +103,8 @@ pub enum RunError {
         /// The folder.
         path: PathBuf,
     },
-    /// The run was stopped before it kept an adapter.
-    #[error("the run in {} has kept no adapter yet: it was stopped before its first validation; quanta train {} --out {} --resume continues it", path.display(), path.join("config.toml").display(), path.display())]
+    /// The run has kept no adapter yet.
+    #[error("the run in {} has kept no adapter yet: it came neither to a validation nor to its end; quanta train {} --out {} --resume continues it", path.display(), path.join("config.toml").display(), path.display())]
     UnfinishedRun {
         /// The run's folder.
         path: PathBuf,

@@ -41,13 +41,13 @@ impl Source {
         let mut dtype = ModelDtype::Auto;
         let (base, adapter) = if folder.join("config.toml").exists() {
             let config = RunConfig::read(&folder.join("config.toml"), &[])?;
-            dtype = config.dtype;
-            if let (Some(model), None) = (&config.hub, base) {
-                snapshot(model, Need::Weights)?;
-            }
             let adapter = folder.join("adapter");
             if !adapter.exists() {
                 return Err(RunError::UnfinishedRun { path: folder.to_owned() });
+            }
+            dtype = config.dtype;
+            if let (Some(model), None) = (&config.hub, base) {
+                snapshot(model, Need::Weights)?;
             }
             let opened = AdapterFolder::open(&adapter)?;
             (base.map_or(config.model, Path::to_owned), Some((adapter, opened)))
