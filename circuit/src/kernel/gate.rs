@@ -144,6 +144,40 @@ unsafe fn all_rows<V: Vector, const N: usize, const ADD: bool>(
     }
 }
 
+/// [`all_rows`] for `registers` of columns, as many [`together`] as fit.
+///
+/// # Safety
+/// As [`all_rows`] for every register of columns.
+#[inline(always)]
+unsafe fn all_columns<V: Vector, const ADD: bool>(
+    registers: usize,
+    rows: usize,
+    depth: usize,
+    a: *const V::Element,
+    a_block: usize,
+    packed: bool,
+    b: *const V::Element,
+    b_depth: usize,
+    c: *mut V::Element,
+    c_rows: *const usize,
+    c_scale: usize,
+) {
+    let mut first = 0;
+    while first < registers {
+        let count = together(registers - first);
+        // SAFETY: the caller's promise; `first + count <= registers`.
+        unsafe {
+            let (b, c) = (b.add(first * V::LANES), c.add(first * V::LANES));
+            match count {
+                3 => all_rows::<V, 3, ADD>(rows, depth, a, a_block, packed, b, b_depth, c, c_rows, c_scale),
+                2 => all_rows::<V, 2, ADD>(rows, depth, a, a_block, packed, b, b_depth, c, c_rows, c_scale),
+                _ => all_rows::<V, 1, ADD>(rows, depth, a, a_block, packed, b, b_depth, c, c_rows, c_scale),
+            }
+        }
+        first += count;
+    }
+}
+
 /// Copies `N` registers of each listed row of a tile to contiguous memory.
 ///
 /// # Safety
@@ -217,7 +251,7 @@ unsafe fn forward_panel<V: Vector, const N: usize>(
 
 /// `dX = G^t dY` and `S += dY X^t` on a tile.
 ///
-/// Panels are up to twice as wide as in [`forward`]: every panel reads and writes all of `S`, so that a wide panel pays this less often.
+/// Panels are up to four registers wide: every panel reads and writes all of `S`, so that a wide panel pays this less often.
 ///
 /// # Safety
 /// The arguments keep the promises of [`BackwardGate`], and the machine has `V`'s instructions.
@@ -267,16 +301,7 @@ unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::E
         }
         if !gate.dx.is_null() {
             let (dx, places) = (gate.dx.add(x), step.in_offsets.as_ptr());
-            let mut n = 0;
-            while n < N {
-                let (dy, dx, registers) = (dy_panel.add(n * V::LANES), dx.add(n * V::LANES), together(N - n));
-                match registers {
-                    3 => all_rows::<V, 3, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
-                    2 => all_rows::<V, 2, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
-                    _ => all_rows::<V, 1, false>(cols, rows, gate.packed, rows, true, dy, span, dx, places, width),
-                }
-                n += registers;
-            }
+            all_columns::<V, false>(N, cols, rows, gate.packed, rows, true, dy_panel, span, dx, places, width);
         }
     }
 }
@@ -321,19 +346,7 @@ unsafe fn sum_products<V: Vector>(
     sums: *mut V::Element,
     sum_rows: &[usize],
 ) {
-    let places = sum_rows.as_ptr();
-    let mut k = 0;
-    while k < padded {
-        let registers = together((padded - k) / V::LANES);
-        // SAFETY: `k` plus these registers stays within `padded`.
-        unsafe {
-            let (x, sums) = (x.add(k), sums.add(k));
-            match registers {
-                3 => all_rows::<V, 3, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
-                2 => all_rows::<V, 2, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
-                _ => all_rows::<V, 1, true>(rows, span, dy, span, false, x, padded, sums, places, padded),
-            }
-        }
-        k += registers * V::LANES;
-    }
+    let (registers, places) = (padded / V::LANES, sum_rows.as_ptr());
+    // SAFETY: the caller's promise.
+    unsafe { all_columns::<V, true>(registers, rows, span, dy, span, false, x, padded, sums, places, padded) }
 }
