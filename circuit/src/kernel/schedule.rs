@@ -189,11 +189,12 @@ pub(crate) struct Schedule {
 const TILE_BYTES: usize = 1 << 19;
 
 impl Schedule {
-    /// Registers of tokens, of `bytes` each, in a tile: four where the tensors between the gates stay in the cache, two otherwise. Every panel of a gate
-    /// reads and writes all its gradient sums, which a wide tile pays less often.
-    pub fn tile_registers(&self, bytes: usize) -> usize {
+    /// Tokens of a tile for registers of `lanes` numbers: four registers where the tensors between the gates stay in the cache, two otherwise. Every panel
+    /// of a gate reads and writes all its gradient sums, which a wide tile pays less often.
+    pub fn tile<T>(&self, lanes: usize) -> usize {
         let features: usize = self.steps.iter().map(Step::in_len).sum();
-        if 4 * features * bytes <= TILE_BYTES { 4 } else { 2 }
+        let registers = if 4 * features * lanes * size_of::<T>() <= TILE_BYTES { 4 } else { 2 };
+        registers * lanes
     }
 
     /// Slices the gates for the first `d_in` inputs and the first `d_out` outputs.

@@ -132,7 +132,7 @@ proptest! {
 
 #[test]
 fn all_pairs_of_wide_axes_equal_the_reference() {
-    // Wide enough for every block height, two full registers of columns and more than one tile.
+    // Wide enough for every block height, one to three registers of columns and more than one tile.
     for (dims, tokens) in [(vec![9, 8, 2], 114), (vec![7, 5, 3], 33), (vec![3, 17, 2], 17), (vec![3, 2, 3, 2], 1)] {
         let plan = Plan::all_pairs(&dims).unwrap();
         let len = plan.in_len();

@@ -1,8 +1,8 @@
 //! The fast kernel's outer loops: tokens into tiles, all gates on one tile before the next, tiles over threads.
 //!
 //! A tile of two registers' worth of tokens at 4096 features is half a megabyte in f32 and stays in the second-level cache while every gate passes over
-//! it in place; where features are few, it holds four. Threads take tiles (forward) or fixed chunks of tiles (backward), so that no result depends on their number. The arithmetic of one gate is
-//! `gate`'s, the slicing for padding and truncation `schedule`'s.
+//! it in place; where features are few, it holds four. Threads take tiles (forward) or fixed chunks of tiles (backward), so that no result depends on
+//! their number. The arithmetic of one gate is `gate`'s, the slicing for padding and truncation `schedule`'s.
 
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ pub(crate) fn apply<T: Real>(
     scale: T,
 ) {
     let schedule = Schedule::new(plan, d_in, d_out);
-    let tile = schedule.tile_registers(size_of::<T>() * kernels.lanes) * kernels.lanes;
+    let tile = schedule.tile::<T>(kernels.lanes);
     let packed_len = schedule.steps.iter().map(Step::packed_len).sum();
     with_scratch(packed_len, |packed: &mut [T]| {
         pack(&schedule, packed, |step, packed| step.pack(gates, kernels.rows, packed));
@@ -154,8 +154,8 @@ pub(crate) fn backward<T: Real>(
     }
     let schedule = Schedule::new(plan, d_in, d_out);
     let lanes = kernels.lanes;
+    let tile = schedule.tile::<T>(lanes);
     // Chunk bounds depend on the number of tokens alone: this is what makes the sums the same for any number of threads.
-    let tile = schedule.tile_registers(size_of::<T>() * lanes) * lanes;
     let chunk = tokens.div_ceil(CHUNKS).next_multiple_of(tile);
     let chunks = tokens.div_ceil(chunk);
     let packed_len: usize = schedule.steps.iter().map(Step::packed_len).sum();
@@ -199,13 +199,13 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
         gate.par_chunks_mut(cols).with_min_len(8).zip(used).for_each(|(dgate, row)| {
             let Some(row) = row else { return };
             let start = offset + row * width;
-            let (total, rest) = sums.split_at(sums_len);
-            let mut total = total[start..start + step.cols()].to_vec();
-            for chunk in rest.chunks_exact(sums_len) {
+            let (first, others) = sums.split_at(sums_len);
+            let mut total = first[start..start + step.cols()].to_vec();
+            for chunk in others.chunks_exact(sums_len) {
                 total.iter_mut().zip(&chunk[start..]).for_each(|(total, value)| *total += *value);
             }
-            for (k, value) in total.into_iter().enumerate() {
-                dgate[step.full_col(k)] += value;
+            for (k, total) in total.into_iter().enumerate() {
+                dgate[step.full_col(k)] += total;
             }
         });
         offset += step.rows() * width;
