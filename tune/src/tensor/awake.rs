@@ -14,7 +14,7 @@ use rayon::{ThreadPool, Yield};
 
 /// How long the work waits for the other threads to wake up.
 const PATIENCE: Duration = Duration::from_micros(200);
-/// Looks in vain, a few hundred nanoseconds each, before the processor is offered to others.
+/// Looks in vain before the processor is offered to others.
 const LOOKS: usize = 200;
 /// Set in `Watch::arrived` once the work has begun.
 const BEGUN: usize = 1 << (usize::BITS - 1);
@@ -48,9 +48,9 @@ impl Watch {
 }
 
 /// Ends a watch, also where the work panics.
-struct Work(Arc<Watch>);
+struct End(Arc<Watch>);
 
-impl Drop for Work {
+impl Drop for End {
     fn drop(&mut self) {
         self.0.done.store(true, Ordering::Release);
     }
@@ -64,7 +64,7 @@ pub(super) fn run<R: Send>(threads: &ThreadPool, work: impl FnOnce() -> R + Send
             return work();
         }
         let watch = Arc::new(Watch::default());
-        let end = Work(Arc::clone(&watch));
+        let end = End(Arc::clone(&watch));
         threads.spawn_broadcast({
             let watch = Arc::clone(&watch);
             // this thread comes to its share when the work has begun
@@ -118,6 +118,19 @@ mod tests {
         });
         let inside = |i: usize| run(&pool, || sum(10)) + i;
         assert_eq!(run(&pool, || (0..8).into_par_iter().map(inside).sum::<usize>()), 8 * 45 * 45 + 28);
+    }
+
+    #[test]
+    fn only_what_has_not_begun_is_watched() {
+        // done already, so that whoever keeps watch stops
+        let watch = |arrived| Watch { arrived: AtomicUsize::new(arrived), done: AtomicBool::new(true) };
+        for (before, after) in [(0, 1), (2, 3), (BEGUN, BEGUN), (BEGUN | 2, BEGUN | 2)] {
+            let watch = watch(before);
+            watch.keep();
+            assert_eq!(watch.arrived.into_inner(), after);
+        }
+        // not done: it would never return
+        Watch { arrived: AtomicUsize::new(BEGUN), done: AtomicBool::new(false) }.keep();
     }
 
     #[test]

@@ -460,7 +460,8 @@ mod tests {
 
     #[test]
     fn bits_depend_neither_on_threads_nor_on_other_rows() {
-        let (n, k, m) = (600, 500, 300);
+        // more rows than one block has
+        let (n, k, m) = (1500, 500, 300);
         let (x, w) = (random(n * k, "x"), random(k * m, "w"));
         let run = |threads: usize, rows: usize| {
             let workspace = Workspace::new(threads).unwrap();
@@ -470,7 +471,7 @@ mod tests {
         };
         let Some(first) = run(1, n) else { return };
         assert!([2, 3, 4].into_iter().all(|threads| run(threads, n).as_ref() == Some(&first)));
-        for rows in [1, 9, 255, 512] {
+        for rows in [1, 9, 255, 1300] {
             assert!(run(2, rows).unwrap() == first[..rows * m], "{rows} rows");
         }
     }
