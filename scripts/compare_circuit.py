@@ -19,8 +19,8 @@ import time
 import opt_einsum
 import torch
 
-# PyTorch's threads spin for a while after their last product, on the cores that are measured next
-SETTLING = 0.5
+from compare_gemm import SETTLING
+
 SITES = [("16-8-8-4", 4096, 4096), ("16-16-16", 4096, 4096), ("8-8-8-8", 4096, 4096), ("16-16-4-4", 4096, 4096),
          ("16-8-8-5", 5120, 5120), ("16-8-8-8", 8192, 1024), ("9-8-8", 576, 576)]
 
