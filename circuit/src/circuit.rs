@@ -4,6 +4,7 @@
 //! plain-loop judge in [`crate::reference`].
 
 use crate::kernel::{check_shapes, tiled};
+use crate::unit::Unit;
 use crate::{Plan, Real};
 
 /// Adds the circuit's output to `y`: `y += scale * T(x)` (paper, Eq. 5).
@@ -27,8 +28,26 @@ use crate::{Plan, Real};
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
 pub fn apply<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &mut [T], d_out: usize, scale: T) {
+    apply_on(None, plan, gates, x, d_in, y, d_out, scale);
+}
+
+/// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, as good as 17 bits, with sums in f32.
+/// In f64, and for none, it is [`apply`].
+///
+/// # Panics
+/// As [`apply`], and in f32 where the machine does not have the unit.
+pub fn apply_on<T: Real>(
+    unit: Option<Unit>,
+    plan: &Plan,
+    gates: &[T],
+    x: &[T],
+    d_in: usize,
+    y: &mut [T],
+    d_out: usize,
+    scale: T,
+) {
     check_shapes(plan, gates, x, d_in, y, d_out);
-    tiled::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale);
+    tiled::apply(unit.map_or_else(T::kernels, T::kernels_on), plan, gates, x, d_in, y, d_out, scale);
 }
 
 /// Adds the gradients of [`apply`] to `dx` and `dgates`: `dx += scale * T^t dy`, `dgates += scale * d<dy, T(x)>/dgates`.
@@ -52,6 +71,25 @@ pub fn backward<T: Real>(
     dx: Option<&mut [T]>,
     dgates: Option<&mut [T]>,
 ) {
+    backward_on(None, plan, gates, x, d_in, dy, d_out, scale, dx, dgates);
+}
+
+/// [`backward`] in the arithmetic of [`apply_on`], gate gradients included.
+///
+/// # Panics
+/// As [`backward`], and in f32 where the machine does not have the unit.
+pub fn backward_on<T: Real>(
+    unit: Option<Unit>,
+    plan: &Plan,
+    gates: &[T],
+    x: &[T],
+    d_in: usize,
+    dy: &[T],
+    d_out: usize,
+    scale: T,
+    dx: Option<&mut [T]>,
+    dgates: Option<&mut [T]>,
+) {
     check_shapes(plan, gates, x, d_in, dy, d_out);
     if let Some(dx) = &dx {
         assert_eq!(dx.len(), x.len(), "dx must have the length of x");
@@ -59,7 +97,8 @@ pub fn backward<T: Real>(
     if let Some(dgates) = &dgates {
         assert_eq!(dgates.len(), gates.len(), "dgates must have the length of gates");
     }
-    tiled::backward(T::kernels(), plan, gates, x, d_in, dy, d_out, scale, dx, dgates);
+    let kernels = unit.map_or_else(T::kernels, T::kernels_on);
+    tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, dx, dgates);
 }
 
 /// The instruction set that [`apply`] and [`backward`] run on for `T`: `avx512`, `avx2` or `portable`.

@@ -10,7 +10,6 @@
 
 use rayon::prelude::*;
 
-use crate::kernel::gate::{backward_scratch, forward_scratch};
 use crate::kernel::schedule::Step;
 use crate::kernel::scratch::with_scratch;
 use crate::kernel::{Kernels, Target};
@@ -154,21 +153,20 @@ fn first_tiles<T: Real>(chain: &Chain<'_>, gates: &[T], width: usize) -> Vec<Til
 
 /// The gate of a link and branch, packed (transposed for gradients).
 fn packed<T: Real>(
+    kernels: &Kernels<T>,
     chain: &Chain<'_>,
     link: &Link,
     branch: usize,
     gates: &[T],
-    block: usize,
     transposed: bool,
 ) -> Vec<T> {
-    let mut packed = vec![T::ZERO; link.step.packed_len()];
-    let value = |row, k| gates[chain.parameter(link, row, Chain::column(link, branch, k))];
-    let (rows, cols) = (link.step.rows(), link.step.cols());
-    if transposed {
-        link.step.pack_with(cols, rows, block, &mut packed, |k, row| value(row, k));
-    } else {
-        link.step.pack_with(rows, cols, block, &mut packed, value);
-    }
+    let mut packed = vec![T::ZERO; kernels.packed_len(&link.step)];
+    let first = chain.parameter(link, 0, 0);
+    let rows: Vec<_> = (0..link.step.rows()).map(|row| chain.parameter(link, row, 0)).collect();
+    let column = |k| chain.parameter(link, 0, Chain::column(link, branch, k)) - first;
+    let cols: Vec<_> = (0..link.step.cols()).map(column).collect();
+    let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
+    (kernels.pack)(gates, &rows, &cols, &mut packed);
     packed
 }
 
@@ -182,11 +180,11 @@ fn next_tiles<T: Real>(
     width: usize,
 ) -> Vec<Tile<T>> {
     let count = link.branches.len();
-    let packs: Vec<_> = (0..count).map(|branch| packed(chain, link, branch, gates, kernels.rows, false)).collect();
+    let packs: Vec<_> = (0..count).map(|branch| packed(kernels, chain, link, branch, gates, false)).collect();
     let next = |index: usize| {
         let (tile, branch) = (&tiles[index / count], index % count);
         let mut values = vec![T::ZERO; link.step.out_len() * width];
-        with_scratch(forward_scratch(&link.step, kernels.lanes), |panel| {
+        with_scratch(kernels.forward_scratch(&link.step), |panel| {
             kernels.forward_between(&link.step, &packs[branch], &tile.values, &mut values, width, panel);
         });
         Tile { values, columns: tile.columns.iter().map(|column| column + link.branches[branch].0).collect() }
@@ -306,13 +304,13 @@ fn previous<T: Real>(
     width: usize,
 ) -> Vec<Vec<T>> {
     let count = link.branches.len();
-    let packs: Vec<_> = (0..count).map(|branch| packed(chain, link, branch, gates, kernels.rows, true)).collect();
+    let packs: Vec<_> = (0..count).map(|branch| packed(kernels, chain, link, branch, gates, true)).collect();
     let padded = link.step.cols().next_multiple_of(kernels.lanes);
     let work = |(tile, behind): (&Tile<T>, &mut [Vec<T>])| {
         let mut gradient = vec![T::ZERO; tile.values.len()];
         let mut part = vec![T::ZERO; tile.values.len()];
         let mut sums = vec![T::ZERO; count * link.step.rows() * padded];
-        with_scratch(backward_scratch(&link.step, kernels.lanes), |panel| {
+        with_scratch(kernels.backward_scratch(&link.step), |panel| {
             let sums = sums.chunks_mut(link.step.rows() * padded);
             for ((dy, packed), sums) in behind.iter_mut().zip(&packs).zip(sums) {
                 let (x, dx) = (&tile.values, Target::Other(&mut part));

@@ -8,7 +8,8 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use crate::exponential;
-use crate::kernel::{Kernels, vector};
+use crate::kernel::unit::Unit;
+use crate::kernel::{Kernels, unit_kernels, vector};
 
 /// A real number type that operations compute in: `f32` or `f64`.
 pub trait Real:
@@ -65,10 +66,13 @@ pub trait Real:
     /// The gate kernels of the best instruction set of this machine. The type cannot be named outside the crate, so no other type implements `Real`.
     #[doc(hidden)]
     fn kernels() -> &'static Kernels<Self>;
+    /// The gate kernels on a matrix unit; those of [`Self::kernels`] for a type that no unit takes.
+    #[doc(hidden)]
+    fn kernels_on(unit: Unit) -> &'static Kernels<Self>;
 }
 
 macro_rules! real {
-    ($type:ident, $exp:expr, $kernels:expr) => {
+    ($type:ident, $exp:expr, $kernels:expr, $kernels_on:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -111,9 +115,12 @@ macro_rules! real {
             fn kernels() -> &'static Kernels<Self> {
                 $kernels()
             }
+            fn kernels_on(unit: Unit) -> &'static Kernels<Self> {
+                $kernels_on(unit)
+            }
         }
     };
 }
 
-real!(f32, exponential::exp, vector::best_f32);
-real!(f64, f64::exp, vector::best_f64);
+real!(f32, exponential::exp, vector::best_f32, unit_kernels::on_unit);
+real!(f64, f64::exp, vector::best_f64, |_| vector::best_f64());

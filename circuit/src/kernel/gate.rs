@@ -15,7 +15,7 @@ use super::vector::Vector;
 pub(crate) struct ForwardGate<'a, T> {
     /// The gate's loops.
     pub step: &'a Step,
-    /// `G` packed by [`Step::pack`].
+    /// `G`, packed as the kernel wants it.
     pub packed: *const T,
     /// `X`: `[step.in_len(), width]`.
     pub src: *const T,
@@ -23,7 +23,7 @@ pub(crate) struct ForwardGate<'a, T> {
     pub dst: *mut T,
     /// Tokens in the tile, a multiple of the lanes.
     pub width: usize,
-    /// Scratch of [`forward_scratch`] numbers.
+    /// Scratch of as many numbers as the kernel asks for.
     pub panel: *mut T,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct ForwardGate<'a, T> {
 pub(crate) struct BackwardGate<'a, T> {
     /// The gate's loops.
     pub step: &'a Step,
-    /// `G^t` packed by [`Step::pack_transposed`].
+    /// `G^t`, packed as the kernel wants it.
     pub packed: *const T,
     /// `X`: `[step.in_len(), width]`.
     pub x: *const T,
@@ -43,7 +43,7 @@ pub(crate) struct BackwardGate<'a, T> {
     pub sums: *mut T,
     /// Tokens in the tile, a multiple of the lanes.
     pub width: usize,
-    /// Scratch of [`backward_scratch`] numbers.
+    /// Scratch of as many numbers as the kernel asks for.
     pub panel: *mut T,
 }
 

@@ -1,10 +1,13 @@
 //! The gate kernels: the plain reference, and the tiled kernel of this machine's instruction set.
 //!
 //! The tiled kernel is split by concern: `schedule` turns a plan into strides, `vector` wraps the instruction sets, `gate` computes one gate on one
-//! tile, `tiled` cuts the tokens into tiles and drives the gates, `scratch` lends memory. This file holds the table of functions that an
-//! instruction set provides, and the shape checks that both kernels share. `unsafe` code lives in this folder only.
+//! tile, `tiled` cuts the tokens into tiles and drives the gates, `scratch` lends memory; `unit` and `amx` are matrix units, `parts` and `unit_kernels`
+//! gates on them. This file holds the table of functions that an instruction set provides, and the shape checks that both kernels share. `unsafe` code
+//! lives in this folder only.
 
+mod amx;
 pub(crate) mod gate;
+pub(crate) mod parts;
 pub mod permuted;
 pub mod reference;
 pub(crate) mod schedule;
@@ -13,12 +16,17 @@ pub(crate) mod scratch;
 pub(crate) mod tests;
 pub(crate) mod tiled;
 pub(crate) mod transfer;
+pub mod unit;
+pub(crate) mod unit_kernels;
 pub(crate) mod vector;
 
 use crate::{Plan, Real};
-use gate::{BackwardGate, ForwardGate, backward_scratch, forward_scratch};
+use gate::{BackwardGate, ForwardGate};
 use schedule::Step;
 use transfer::Transfer;
+
+/// Packs the values of a gate, given with the places of its rows and columns.
+type Pack<T> = fn(&[T], &[usize], &[usize], &mut [T]);
 
 /// The functions of one instruction set for one number type.
 pub struct Kernels<T> {
@@ -26,8 +34,12 @@ pub struct Kernels<T> {
     pub(crate) name: &'static str,
     /// Numbers in a vector register.
     pub(crate) lanes: usize,
-    /// Gate rows computed at a time; gates are packed in blocks of so many rows.
-    pub(crate) rows: usize,
+    /// Length of a packed gate of so many rows and columns; its transpose has the same.
+    pub(crate) packed_len: fn(usize, usize) -> usize,
+    /// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]`, given `gates`, `rows` and `cols`.
+    pub(crate) pack: Pack<T>,
+    /// Numbers of scratch for `forward` and `backward`, by step and lanes.
+    pub(crate) scratch: [fn(&Step, usize) -> usize; 2],
     /// One gate on one tile.
     pub(crate) forward: unsafe fn(&ForwardGate<'_, T>),
     /// Gradients of one gate on one tile.
@@ -39,6 +51,21 @@ pub struct Kernels<T> {
 }
 
 impl<T: Real> Kernels<T> {
+    /// Length of a step's packed gate.
+    pub(crate) fn packed_len(&self, step: &Step) -> usize {
+        (self.packed_len)(step.rows(), step.cols())
+    }
+
+    /// Numbers of scratch that a forward step needs.
+    pub(crate) fn forward_scratch(&self, step: &Step) -> usize {
+        self.scratch[0](step, self.lanes)
+    }
+
+    /// Numbers of scratch that a backward step needs.
+    pub(crate) fn backward_scratch(&self, step: &Step) -> usize {
+        self.scratch[1](step, self.lanes)
+    }
+
     /// One gate from a tile to another: `src` holds `step.in_len()` rows of `width` numbers, `dst` is overwritten with `step.out_len()`.
     pub(crate) fn forward_between(
         &self,
@@ -51,7 +78,7 @@ impl<T: Real> Kernels<T> {
     ) {
         self.check(step, packed, width);
         assert!(step.in_len() * width <= src.len() && step.out_len() * width <= dst.len(), "a tile is too short");
-        assert!(panel.len() >= forward_scratch(step, self.lanes), "the scratch is too short");
+        assert!(panel.len() >= self.forward_scratch(step), "the scratch is too short");
         let (packed, panel) = (packed.as_ptr(), panel.as_mut_ptr());
         let gate = ForwardGate { step, packed, src: src.as_ptr(), dst: dst.as_mut_ptr(), width, panel };
         // SAFETY: the lengths were just checked, and a table is only handed out where its instructions exist.
@@ -62,7 +89,7 @@ impl<T: Real> Kernels<T> {
     pub(crate) fn forward_in_place(&self, step: &Step, packed: &[T], tile: &mut [T], width: usize, panel: &mut [T]) {
         self.check(step, packed, width);
         assert!(step.fits_in_place() && step.in_len() * width <= tile.len(), "a tile is too short");
-        assert!(panel.len() >= forward_scratch(step, self.lanes), "the scratch is too short");
+        assert!(panel.len() >= self.forward_scratch(step), "the scratch is too short");
         let (packed, panel, dst) = (packed.as_ptr(), panel.as_mut_ptr(), tile.as_mut_ptr());
         let gate = ForwardGate { step, packed, src: dst, dst, width, panel };
         // SAFETY: as in `forward_between`; the step fits in place.
@@ -83,7 +110,7 @@ impl<T: Real> Kernels<T> {
     ) {
         self.check(step, packed, width);
         assert!(step.out_len() * width <= dy.len(), "a tile is too short");
-        assert!(panel.len() >= backward_scratch(step, self.lanes), "the scratch is too short");
+        assert!(panel.len() >= self.backward_scratch(step), "the scratch is too short");
         let dy = dy.as_mut_ptr();
         let dx = match dx {
             Target::InPlace => {
@@ -107,7 +134,7 @@ impl<T: Real> Kernels<T> {
     }
 
     fn check(&self, step: &Step, packed: &[T], width: usize) {
-        assert!(packed.len() >= step.packed_len(), "the packed gate is too short");
+        assert!(packed.len() >= self.packed_len(step), "the packed gate is too short");
         assert!(width.is_multiple_of(self.lanes), "a tile holds whole registers of tokens");
     }
 }

@@ -115,47 +115,30 @@ impl Step {
         (0..p * q).map(|index| (index / q * self.middle * q + index % q) * self.inner).collect()
     }
 
-    /// Length of the gate packed in blocks of rows.
-    pub fn packed_len(&self) -> usize {
-        self.rows() * self.cols()
-    }
-
-    /// Packs the gate in blocks of `block` rows (then 4, 2, 1), each block column by column: what the innermost loop reads, in its order.
-    pub fn pack<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
-        let [rows, cols] = self.places();
-        self.pack_with(rows.len(), cols.len(), block, packed, |row, col| gates[rows[row] + cols[col]]);
-    }
-
-    /// Packs the transposed gate in the same way.
-    pub fn pack_transposed<T: Real>(&self, gates: &[T], block: usize, packed: &mut [T]) {
-        let [rows, cols] = self.places();
-        self.pack_with(cols.len(), rows.len(), block, packed, |col, row| gates[rows[row] + cols[col]]);
+    /// Every index of the outer and the middle loop.
+    pub fn loops(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (outer, middle) = (self.outer, self.middle);
+        (0..outer).flat_map(move |outer| (0..middle).map(move |middle| (outer, middle)))
     }
 
     /// Where a row in use begins in the parameter slice, and what a column in use adds: found once, not for every value.
-    fn places(&self) -> [Vec<usize>; 2] {
+    pub fn places(&self) -> [Vec<usize>; 2] {
         let rows = (0..self.rows()).map(|row| self.offset + self.full_row(row) * self.full_cols()).collect();
         [rows, (0..self.cols()).map(|col| self.full_col(col)).collect()]
     }
+}
 
-    /// Packs the matrix that `value(row, column)` describes.
-    pub fn pack_with<T: Real>(
-        &self,
-        rows: usize,
-        depth: usize,
-        block: usize,
-        mut packed: &mut [T],
-        value: impl Fn(usize, usize) -> T,
-    ) {
-        let mut row = 0;
-        while row < rows {
-            let height = row_block(rows - row, block);
-            let (here, rest) = packed.split_at_mut(height * depth);
-            for (k, column) in here.chunks_exact_mut(height).enumerate() {
-                column.iter_mut().enumerate().for_each(|(r, to)| *to = value(row + r, k));
-            }
-            (row, packed) = (row + height, rest);
+/// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]` in blocks of `block` rows (then 4, 2, 1), each column by column: what the
+/// innermost loop reads, in its order.
+pub(crate) fn pack<T: Real>(gates: &[T], rows: &[usize], cols: &[usize], block: usize, mut packed: &mut [T]) {
+    let mut row = 0;
+    while row < rows.len() {
+        let height = row_block(rows.len() - row, block);
+        let (here, rest) = packed.split_at_mut(height * cols.len());
+        for (column, col) in here.chunks_exact_mut(height).zip(cols) {
+            column.iter_mut().zip(&rows[row..]).for_each(|(to, row)| *to = gates[row + col]);
         }
+        (row, packed) = (row + height, rest);
     }
 }
 
@@ -277,12 +260,13 @@ mod tests {
         let gates: Vec<f64> = (0..plan.parameters()).map(|i| i as f64).collect();
         for step in Schedule::new(&plan, 30, 30).steps {
             for block in [8, 4] {
-                let (mut packed, mut transposed) = (vec![-1.0; step.packed_len()], vec![-1.0; step.packed_len()]);
-                step.pack(&gates, block, &mut packed);
-                step.pack_transposed(&gates, block, &mut transposed);
+                let ([rows, cols], len) = (step.places(), step.rows() * step.cols());
+                let (mut packed, mut transposed) = (vec![-1.0; len], vec![-1.0; len]);
+                pack(&gates, &rows, &cols, block, &mut packed);
+                pack(&gates, &cols, &rows, block, &mut transposed);
                 packed.sort_by(f64::total_cmp);
                 transposed.sort_by(f64::total_cmp);
-                let expected = &gates[step.offset..step.offset + step.packed_len()];
+                let expected = &gates[step.offset..step.offset + len];
                 assert_eq!((&packed[..], &transposed[..]), (expected, expected));
             }
         }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::unit::{self, Unit};
+use super::unit_kernels::on_unit;
 use super::{Kernels, reference, tiled, vector};
 use crate::{Plan, Real};
 
@@ -74,10 +76,11 @@ fn computed<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Resul
     [y, dx, dgates]
 }
 
-/// Rounding of sums of products: every gate adds its columns, the gate gradient adds tokens and all other axes; `8 eps sqrt(terms)` of the bound.
-fn tolerance<T: Real>(plan: &Plan, tokens: usize) -> f64 {
+/// Rounding of sums of products: every gate adds its columns, the gate gradient adds tokens and all other axes; `8 eps sqrt(terms)` of the bound. And every
+/// gate's products are off by `parts` of their size.
+fn tolerance<T: Real>(plan: &Plan, tokens: usize, parts: f64) -> f64 {
     let longest = plan.stages().iter().map(|dims| dims.iter().product::<usize>()).max().unwrap_or(1);
-    8.0 * T::EPSILON.to_f64() * (plan.gates().len() as f64 + 1.0) * ((longest * tokens.max(1)) as f64).sqrt()
+    (parts + 8.0 * T::EPSILON.to_f64() * ((longest * tokens.max(1)) as f64).sqrt()) * (plan.gates().len() as f64 + 1.0)
 }
 
 /// The same case with every number replaced by its magnitude: its results bound the sums that rounding errors come from.
@@ -92,7 +95,7 @@ fn magnitudes<T: Real>(plan: &Plan, case: &Case<T>) -> Results<T> {
     [y, dx, dgates]
 }
 
-fn compare<T: Real>(all: &[&Kernels<T>], plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
+fn compare<T: Real>(all: &[&Kernels<T>], parts: f64, plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
     let case = case(plan, tokens, d_in, d_out);
     let (expected, bounds) = (judged(plan, &case), magnitudes(plan, &case));
     for kernels in all {
@@ -100,7 +103,7 @@ fn compare<T: Real>(all: &[&Kernels<T>], plan: &Plan, tokens: usize, d_in: usize
         for (i, name) in ["y", "dx", "dgates"].iter().enumerate() {
             for (at, ((got, expected), bound)) in results[i].iter().zip(&expected[i]).zip(&bounds[i]).enumerate() {
                 let error = (got.to_f64() - expected.to_f64()).abs();
-                let allowed = tolerance::<T>(plan, tokens) * bound.to_f64();
+                let allowed = tolerance::<T>(plan, tokens, parts) * bound.to_f64();
                 let context = (kernels.name, T::NAME, plan, tokens, d_in, d_out);
                 assert!(error <= allowed, "{name}[{at}]: {got} instead of {expected} {context:?}");
             }
@@ -108,9 +111,17 @@ fn compare<T: Real>(all: &[&Kernels<T>], plan: &Plan, tokens: usize, d_in: usize
     }
 }
 
-fn both_types(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
-    compare::<f64>(vector::all_f64(), plan, tokens, d_in, d_out);
-    compare::<f32>(vector::all_f32(), plan, tokens, d_in, d_out);
+/// The kernels on a matrix unit that this machine can run.
+fn on_units() -> Vec<&'static Kernels<f32>> {
+    let amx = unit::usable().ok().map(|()| on_unit(Unit::Amx));
+    amx.into_iter().chain([on_unit(Unit::Portable)]).collect()
+}
+
+fn every_kernel(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
+    compare::<f64>(vector::all_f64(), 0.0, plan, tokens, d_in, d_out);
+    compare::<f32>(vector::all_f32(), 0.0, plan, tokens, d_in, d_out);
+    // either factor is off by 2^-17 at most, and the product of two rests, 2^-16, is left out
+    compare::<f32>(&on_units(), 0.5f64.powi(15), plan, tokens, d_in, d_out);
 }
 
 proptest! {
@@ -120,13 +131,13 @@ proptest! {
     fn every_kernel_equals_the_reference(plan in plans(4), tokens in 0..80usize, pad_in in -9..5isize, pad_out in -9..5isize) {
         let d_in = plan.in_len().saturating_add_signed(pad_in).max(1);
         let d_out = plan.out_len().saturating_add_signed(pad_out).max(1);
-        both_types(&plan, tokens, d_in, d_out);
+        every_kernel(&plan, tokens, d_in, d_out);
     }
 
     #[test]
     fn many_axes_equal_the_reference(plan in plans(9), tokens in 1..5usize, keep_in in 1..100usize, keep_out in 1..100usize) {
         let (d_in, d_out) = ((plan.in_len() * keep_in).div_ceil(100), (plan.out_len() * keep_out).div_ceil(100));
-        both_types(&plan, tokens, d_in, d_out);
+        every_kernel(&plan, tokens, d_in, d_out);
     }
 }
 
@@ -137,7 +148,7 @@ fn all_pairs_of_wide_axes_equal_the_reference() {
         let plan = Plan::all_pairs(&dims).unwrap();
         let len = plan.in_len();
         for (d_in, d_out) in [(len, len), (len / 2 + 1, len / 3), (len + 7, len + 3)] {
-            both_types(&plan, tokens, d_in, d_out);
+            every_kernel(&plan, tokens, d_in, d_out);
         }
     }
 }
@@ -145,15 +156,39 @@ fn all_pairs_of_wide_axes_equal_the_reference() {
 #[test]
 fn results_are_the_same_bits_for_any_number_of_threads() {
     let plan = Plan::all_pairs(&[5, 4, 6]).unwrap();
-    for tokens in [1, 70, 1100] {
-        let case = case::<f32>(&plan, tokens, 120, 120);
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| computed(vector::best_f32(), &plan, &case))
-        };
-        let one = run(1);
-        for threads in [2, 4, 7] {
-            assert_eq!(one, run(threads), "{tokens} tokens, {threads} threads");
+    for kernels in [vector::best_f32()].into_iter().chain(on_units()) {
+        for tokens in [1, 70, 1100] {
+            let case = case::<f32>(&plan, tokens, 120, 120);
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| computed(kernels, &plan, &case))
+            };
+            let one = run(1);
+            for threads in [2, 4, 7] {
+                assert_eq!(one, run(threads), "{}, {tokens} tokens, {threads} threads", kernels.name);
+            }
+        }
+    }
+}
+
+/// Gates of more than one block of 32 either way, and of less; panels of 16 and of 32 tokens, and more than one step of them.
+#[test]
+fn wide_gates_on_a_unit_equal_the_reference() {
+    let tall = Plan::new(&[5, 9, 8], &[(vec![-1, -2], Some(vec![4, 6])), (vec![-1, -2], Some(vec![10, 7]))]).unwrap();
+    for (plan, tokens) in
+        [(Plan::all_pairs(&[16, 9]).unwrap(), 150), (Plan::all_pairs(&[9, 8, 8]).unwrap(), 40), (tall, 77)]
+    {
+        let (d_in, d_out) = (plan.in_len(), plan.out_len());
+        compare::<f32>(&on_units(), 0.5f64.powi(15), &plan, tokens, d_in, d_out);
+        let kernels = on_units();
+        let case = case(&plan, tokens, d_in, d_out);
+        let (expected, got) = (judged(&plan, &case), computed(kernels[kernels.len() - 1], &plan, &case));
+        for (name, (expected, got)) in ["y", "dx", "dgates"].iter().zip(expected.iter().zip(&got)) {
+            let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+            let apart =
+                squares(&mut got.iter().zip(expected).map(|(a, b)| a - b)) / squares(&mut expected.iter().copied());
+            println!("{plan}: {name} on a unit differs by {:.1e}", apart.sqrt());
+            assert!(apart.sqrt() < f64::from(0.5f32.powi(16)), "{plan}: {name} differs by {:.1e}", apart.sqrt());
         }
     }
 }
@@ -162,11 +197,14 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
 fn a_token_does_not_depend_on_its_place_in_a_tile() {
     let plan = Plan::all_pairs(&[3, 4, 5]).unwrap();
     let case = case::<f32>(&plan, 75, 60, 57);
-    let [y, ..] = computed(vector::best_f32(), &plan, &case);
-    for token in [0, 15, 16, 31, 32, 63, 74] {
-        let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
-        crate::apply(&plan, &case.gates, &case.x[token * 60..(token + 1) * 60], 60, &mut alone, 57, -1.5);
-        assert_eq!(alone, y[token * 57..(token + 1) * 57], "token {token}");
+    for kernels in [vector::best_f32()].into_iter().chain(on_units()) {
+        let [y, ..] = computed(kernels, &plan, &case);
+        for token in [0, 15, 16, 31, 32, 63, 74] {
+            let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
+            let x = &case.x[token * 60..(token + 1) * 60];
+            tiled::apply(kernels, &plan, &case.gates, x, 60, &mut alone, 57, -1.5);
+            assert_eq!(alone, y[token * 57..(token + 1) * 57], "{}, token {token}", kernels.name);
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 
 use rayon::prelude::*;
 
-use super::gate::{backward_scratch, forward_scratch};
 use super::schedule::{Schedule, Step};
 use super::scratch::with_scratch;
 use super::transfer::Transfer;
@@ -29,9 +28,9 @@ pub(crate) fn apply<T: Real>(
 ) {
     let schedule = Schedule::new(plan, d_in, d_out);
     let tile = schedule.tile::<T>(kernels.lanes);
-    let packed_len = schedule.steps.iter().map(Step::packed_len).sum();
+    let packed_len = schedule.steps.iter().map(|step| kernels.packed_len(step)).sum();
     with_scratch(packed_len, |packed: &mut [T]| {
-        pack(&schedule, packed, |step, packed| step.pack(gates, kernels.rows, packed));
+        pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
         let packed = &*packed;
         let work = |(x, y): (&[T], &mut [T])| apply_tile(kernels, &schedule, packed, x, d_in, y, d_out, scale);
         if x.len() <= tile * d_in {
@@ -42,11 +41,16 @@ pub(crate) fn apply<T: Real>(
     });
 }
 
-/// Packs every step, one after another.
-fn pack<T>(schedule: &Schedule, mut packed: &mut [T], pack: impl Fn(&Step, &mut [T])) {
+/// Packs every step's gate, one after another; `pack` is given the places of its values.
+fn pack<T: Real>(
+    kernels: &Kernels<T>,
+    schedule: &Schedule,
+    mut packed: &mut [T],
+    pack: impl Fn([Vec<usize>; 2], &mut [T]),
+) {
     for step in &schedule.steps {
-        let (here, rest) = packed.split_at_mut(step.packed_len());
-        pack(step, here);
+        let (here, rest) = packed.split_at_mut(kernels.packed_len(step));
+        pack(step.places(), here);
         packed = rest;
     }
 }
@@ -66,7 +70,7 @@ fn apply_tile<T: Real>(
         return;
     }
     let width = tokens.next_multiple_of(kernels.lanes);
-    let panel = schedule.steps.iter().map(|step| forward_scratch(step, kernels.lanes)).max().unwrap_or(0);
+    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step)).max().unwrap_or(0);
     let buffer = schedule.max_len * width;
     with_scratch(2 * buffer + panel, |scratch: &mut [T]| {
         let (states, panel) = scratch.split_at_mut(2 * buffer);
@@ -75,7 +79,7 @@ fn apply_tile<T: Real>(
         let (mut current, mut other) = (first, second);
         let mut offset = 0;
         for step in &schedule.steps {
-            let packed = &packed[offset..offset + step.packed_len()];
+            let packed = &packed[offset..offset + kernels.packed_len(step)];
             offset += packed.len();
             if step.fits_in_place() {
                 kernels.forward_in_place(step, packed, current, width, panel);
@@ -158,14 +162,14 @@ pub(crate) fn backward<T: Real>(
     // Chunk bounds depend on the number of tokens alone: this is what makes the sums the same for any number of threads.
     let chunk = tokens.div_ceil(CHUNKS).next_multiple_of(tile);
     let chunks = tokens.div_ceil(chunk);
-    let packed_len: usize = schedule.steps.iter().map(Step::packed_len).sum();
+    let packed_len: usize = schedule.steps.iter().map(|step| kernels.packed_len(step)).sum();
     let sums_len: usize = schedule.steps.iter().map(|step| step.rows() * sums_width(step, lanes)).sum();
     let sums_total = if dgates.is_some() { chunks * sums_len } else { 0 };
     with_scratch(2 * packed_len + sums_total, |scratch: &mut [T]| {
         let (packed, rest) = scratch.split_at_mut(packed_len);
         let (packed_transposed, sums) = rest.split_at_mut(packed_len);
-        pack(&schedule, packed, |step, packed| step.pack(gates, kernels.rows, packed));
-        pack(&schedule, packed_transposed, |step, packed| step.pack_transposed(gates, kernels.rows, packed));
+        pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+        pack(kernels, &schedule, packed_transposed, |[rows, cols], packed| (kernels.pack)(gates, &cols, &rows, packed));
         let pass = Pass { kernels, schedule: &schedule, tile, packed, packed_transposed, d_in, d_out, scale };
         let x = x.chunks(chunk * d_in);
         let dy = dy.chunks(chunk * d_out);
@@ -219,10 +223,7 @@ fn backward_chunk<T: Real>(pass: &Pass<'_, T>, x: &[T], dy: &[T], dx: Option<&mu
         partial.fill(T::ZERO);
     }
     let mut dx = dx.map(|dx| dx.chunks_mut(tile * d_in));
-    let panel = schedule
-        .steps
-        .iter()
-        .map(|step| forward_scratch(step, kernels.lanes).max(backward_scratch(step, kernels.lanes)));
+    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step).max(kernels.backward_scratch(step)));
     let panel = panel.max().unwrap_or(0);
     // Inputs of all gates are kept for the gate gradients only; dX alone needs none of them.
     let kept: usize = if partial.is_some() { schedule.steps.iter().map(Step::in_len).sum() } else { 0 };
@@ -260,7 +261,7 @@ fn backward_tile<T: Real>(
         let mut offset = 0;
         // The last gate's output is not needed by any gradient.
         for (index, step) in steps[..steps.len() - 1].iter().enumerate() {
-            let packed = &pass.packed[offset..offset + step.packed_len()];
+            let packed = &pass.packed[offset..offset + kernels.packed_len(step)];
             offset += packed.len();
             let (before, after) = states.split_at_mut(inputs[index]);
             kernels.forward_between(step, packed, &before[start(index)..], after, width, panel);
@@ -274,8 +275,8 @@ fn backward_tile<T: Real>(
     let mut packed_end = pass.packed_transposed.len();
     let mut sums_end = partial.as_deref().map_or(0, <[T]>::len);
     for (index, step) in steps.iter().enumerate().rev() {
-        packed_end -= step.packed_len();
-        let packed = &pass.packed_transposed[packed_end..packed_end + step.packed_len()];
+        packed_end -= kernels.packed_len(step);
+        let packed = &pass.packed_transposed[packed_end..packed_end + kernels.packed_len(step)];
         let (mut sums, mut x) = (None, &[][..]);
         if let Some(partial) = partial.as_deref_mut() {
             let len = step.rows() * sums_width(step, lanes);

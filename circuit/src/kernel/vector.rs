@@ -5,6 +5,7 @@
 
 use super::Kernels;
 use super::gate::{self, BackwardGate, ForwardGate};
+use super::schedule;
 use super::transfer::{self, Transfer};
 use crate::Real;
 
@@ -119,14 +120,26 @@ macro_rules! kernels {
                 // SAFETY: as above.
                 unsafe { transfer::unload::<$vector>(rows, scale) }
             }
-            let (lanes, rows) = (<$vector as Vector>::LANES, <$vector as Vector>::ROWS);
-            Kernels { name: $name, lanes, rows, forward, backward, load, unload }
+            Kernels {
+                name: $name,
+                lanes: <$vector as Vector>::LANES,
+                packed_len: |rows, cols| rows * cols,
+                pack: |gates, rows, cols, packed| schedule::pack(gates, rows, cols, <$vector as Vector>::ROWS, packed),
+                scratch: [gate::forward_scratch, gate::backward_scratch],
+                forward,
+                backward,
+                load,
+                unload,
+            }
         };
     };
 }
 
 kernels!(PORTABLE_F32, "portable", Portable<f32, 4>, f32);
 kernels!(PORTABLE_F64, "portable", Portable<f64, 2>, f64);
+
+// As wide as half a block of a matrix unit: for what is around `unit_kernels`' blocks in plain code.
+kernels!(PORTABLE_WIDE_F32, "portable", Portable<f32, 16>, f32);
 
 /// The kernels of this machine for f32.
 pub(crate) fn best_f32() -> &'static Kernels<f32> {
@@ -150,6 +163,8 @@ pub(crate) fn all_f64() -> &'static [&'static Kernels<f64>] {
     &[&PORTABLE_F64]
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use x86::{AVX512_F32, Avx512F32, has_avx512};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{all_f32, all_f64};
 
@@ -393,6 +408,14 @@ mod x86 {
     kernels!(AVX512_F64, "avx512", Avx512F64, f64, "avx512f");
     kernels!(AVX2_F32, "avx2", Avx2F32, f32, "avx2,fma");
     kernels!(AVX2_F64, "avx2", Avx2F64, f64, "avx2,fma");
+
+    /// Whether all instructions are there that the code around the matrix unit is compiled for.
+    pub(crate) fn has_avx512() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    }
 
     /// How many of the tables, portable first, this machine can run.
     fn available() -> usize {

@@ -193,7 +193,7 @@ impl Settings for Krona {
         lay_out([(first.to_owned(), b.to_vec(), true), (second.to_owned(), a.to_vec(), true)])
     }
 
-    fn attach<T: Real>(&self, site: &Site, _: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
+    fn attach<T: Real>(&self, site: &Site, base: &Weight<T>, seed: u64, entry: usize) -> Option<Box<dyn Adapter<T>>> {
         let ([a_out, a_in], [b_out, b_in]) = self.fitting(site);
         let mut values = vec![T::ZERO; b_out * b_in];
         values.extend(kaiming::<T>(a_out * a_in, a_in, seed, &format!("{}.{entry}.krona", site.name)));
@@ -202,6 +202,7 @@ impl Settings for Krona {
             plan: self.plan(site),
             scale: self.scale,
             widths: [site.d_in, site.d_out],
+            bf16: base.is_bf16(),
             parameters,
         }))
     }
@@ -220,6 +221,8 @@ struct Attached<T> {
     scale: f64,
     /// d_in and d_out.
     widths: [usize; 2],
+    /// Whether the weight that it stands at is held as bf16.
+    bf16: bool,
     parameters: Parameters<T>,
 }
 
@@ -232,9 +235,10 @@ impl<T: Real> Adapter<T> for Attached<T> {
         &mut self.parameters
     }
 
-    fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, _: &Pass<'_, T>) -> Saved<T> {
+    fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
         let ([d_in, d_out], scale) = (self.widths, T::from_f64(self.scale));
-        circuit::apply(&self.plan, self.parameters.trainable(), x.data(), d_in, y.data_mut(), d_out, scale);
+        let unit = pass.unit(self.bf16, x.rows());
+        circuit::apply_on(unit, &self.plan, self.parameters.trainable(), x.data(), d_in, y.data_mut(), d_out, scale);
         Saved::default()
     }
 
@@ -245,11 +249,12 @@ impl<T: Real> Adapter<T> for Attached<T> {
         _: Saved<T>,
         dx: Option<&mut Matrix<T>>,
         gradient: &mut [T],
-        _: &Pass<'_, T>,
+        pass: &Pass<'_, T>,
     ) {
         let ([d_in, d_out], scale) = (self.widths, T::from_f64(self.scale));
         let (gates, dx) = (self.parameters.trainable(), dx.map(Matrix::data_mut));
-        circuit::backward(&self.plan, gates, x.data(), d_in, dy.data(), d_out, scale, dx, Some(gradient));
+        let unit = pass.unit(self.bf16, x.rows());
+        circuit::backward_on(unit, &self.plan, gates, x.data(), d_in, dy.data(), d_out, scale, dx, Some(gradient));
     }
 
     fn update(&self) -> Option<Vec<f64>> {

@@ -68,6 +68,8 @@ pub use site::{Kind, Layers, Selection, SelectionError, Site, Sites};
 
 use std::ops::Range;
 
+use quanta_circuit::unit::Unit;
+
 use crate::tensor::{Matrix, Real, Stream, Workspace};
 
 /// Where an adapter stands at its site.
@@ -179,6 +181,14 @@ pub struct Pass<'a, T: Real> {
     pub workspace: &'a Workspace<T>,
     /// Present while training: dropout is active and draws from streams named by it.
     pub draw: Option<Draw>,
+}
+
+impl<T: Real> Pass<'_, T> {
+    /// What computes a circuit at a site for so many rows: the matrix unit that computes the product with the site's weight, if one does. `bf16` says
+    /// whether the weight is held as bf16.
+    pub fn unit(&self, bf16: bool, rows: usize) -> Option<Unit> {
+        self.workspace.bf16_products().unit(rows).filter(|_| bf16)
+    }
 }
 
 /// Names of a training pass's random streams.

@@ -299,7 +299,8 @@ impl Settings for Quanta {
         };
         let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
         let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
-        Some(Box::new(Attached { settings: self.clone(), plan, frozen, site: site.clone(), owner, parameters }))
+        let (settings, bf16, site) = (self.clone(), base.is_bf16(), site.clone());
+        Some(Box::new(Attached { settings, plan, frozen, bf16, site, owner, parameters }))
     }
 }
 
@@ -307,6 +308,8 @@ struct Attached<T> {
     settings: Quanta,
     plan: Plan,
     frozen: Frozen,
+    /// Whether the weight that it stands at is held as bf16.
+    bf16: bool,
     site: Site,
     /// Names its random streams.
     owner: String,
@@ -364,13 +367,22 @@ impl<T: Real> Adapter<T> for Attached<T> {
 
     fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
         let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
-        let unfolded = self.frozen == Frozen::Circuit;
+        let (unfolded, unit) = (self.frozen == Frozen::Circuit, pass.unit(self.bf16, x.rows()));
         if unfolded {
             // T - S is formed before W0 x joins, so that equal circuits cancel exactly
             let mut difference = pass.workspace.zeros(y.rows(), y.cols());
             let dropped = self.dropped(x, pass);
             let input = dropped.as_ref().unwrap_or(x).data();
-            circuit::apply(plan, self.parameters.trainable(), input, *d_in, difference.data_mut(), *d_out, T::ONE);
+            circuit::apply_on(
+                unit,
+                plan,
+                self.parameters.trainable(),
+                input,
+                *d_in,
+                difference.data_mut(),
+                *d_out,
+                T::ONE,
+            );
             if self.settings.init == Initial::Identity {
                 for row in 0..x.rows() {
                     let passed = self.passed();
@@ -378,13 +390,22 @@ impl<T: Real> Adapter<T> for Attached<T> {
                     out.iter_mut().zip(x.row(row)).for_each(|(out, &x)| *out -= x);
                 }
             } else {
-                circuit::apply(plan, self.parameters.frozen(), x.data(), *d_in, difference.data_mut(), *d_out, -T::ONE);
+                circuit::apply_on(
+                    unit,
+                    plan,
+                    self.parameters.frozen(),
+                    x.data(),
+                    *d_in,
+                    difference.data_mut(),
+                    *d_out,
+                    -T::ONE,
+                );
             }
             y.add(&difference);
         } else {
             let dropped = self.dropped(x, pass);
             let input = dropped.as_ref().unwrap_or(x).data();
-            circuit::apply(plan, self.parameters.trainable(), input, *d_in, y.data_mut(), *d_out, T::ONE);
+            circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, y.data_mut(), *d_out, T::ONE);
         }
         Saved::default()
     }
@@ -399,13 +420,14 @@ impl<T: Real> Adapter<T> for Attached<T> {
         pass: &Pass<'_, T>,
     ) {
         let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
-        let gates = self.parameters.trainable();
+        let (gates, unit) = (self.parameters.trainable(), pass.unit(self.bf16, x.rows()));
         match (self.stream(pass), &mut dx) {
             (Some(stream), Some(dx)) => {
                 let dropped = dropout::forward(x, self.settings.dropout, stream.clone(), pass.workspace);
                 let mut part = pass.workspace.zeros(dx.rows(), dx.cols());
                 let input = dropped.data();
-                circuit::backward(
+                circuit::backward_on(
+                    unit,
                     plan,
                     gates,
                     input,
@@ -423,7 +445,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
                 let dropped = self.dropped(x, pass);
                 let input = dropped.as_ref().unwrap_or(x).data();
                 let dx = dx.as_mut().map(|dx| dx.data_mut());
-                circuit::backward(plan, gates, input, *d_in, dy.data(), *d_out, T::ONE, dx, Some(gradient));
+                circuit::backward_on(unit, plan, gates, input, *d_in, dy.data(), *d_out, T::ONE, dx, Some(gradient));
             }
         }
         let Some(dx) = dx.filter(|_| self.frozen == Frozen::Circuit) else { return };
@@ -436,7 +458,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         } else {
             let gates = self.parameters.frozen();
             let dx = Some(dx.data_mut());
-            circuit::backward(plan, gates, x.data(), *d_in, dy.data(), *d_out, -T::ONE, dx, None);
+            circuit::backward_on(unit, plan, gates, x.data(), *d_in, dy.data(), *d_out, -T::ONE, dx, None);
         }
     }
 

@@ -3,7 +3,6 @@
 //!
 //! Lowest room of the crate that holds data. It knows no layer, no file and no model; precision is the type parameter, never a global setting.
 
-mod amx;
 mod arena;
 mod awake;
 mod few_rows;

@@ -1,4 +1,4 @@
-//! Which arithmetic products of f32 rows with bf16 weights have on this machine, and the switch of it.
+//! Which arithmetic products of f32 rows with bf16 weights, and circuits beside such weights, have on this machine, and the switch of it.
 //!
 //! A matrix unit is many times faster than vectors of f32 and takes bf16 alone. Rows are given to it in two parts, so that results differ from those of
 //! other machines by 2^-16 at most and not by the order of sums alone. The unit is used where it is, can be switched off, and is compared with plain code
@@ -6,12 +6,14 @@
 
 use std::sync::OnceLock;
 
-use super::{Stream, amx, product_kernel, tiles};
+use quanta_circuit::unit::{self, SIDE, Unit};
+
+use super::{Stream, product_kernel, tiles};
 
 /// The environment variable that chooses: `auto`, `f32` or `portable`.
 pub const BF16_PRODUCTS: &str = "QUANTA_BF16_PRODUCTS";
 
-/// How a product of f32 rows with bf16 weights is computed. Products of fewer than 32 rows, and in f64, are always [`Self::Widened`].
+/// How products of f32 rows with bf16 weights are computed, and gates of circuits beside them. Products of fewer than 32 rows, and in f64, are always [`Self::Widened`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bf16Products {
     /// Weights are widened; products and sums in the compute type.
@@ -35,7 +37,7 @@ impl Bf16Products {
 
     fn chosen(variable: Option<&str>) -> Result<(Self, Option<&'static str>), String> {
         match variable.unwrap_or_default() {
-            "" | "auto" => Ok(match Self::unit() {
+            "" | "auto" => Ok(match Self::amx() {
                 Ok(()) => (Self::Amx, None),
                 Err(reason) => (Self::Widened, Some(reason)),
             }),
@@ -54,9 +56,18 @@ impl Bf16Products {
         }
     }
 
-    /// Whether the unit can be used and computes as plain code does.
-    fn unit() -> Result<(), &'static str> {
-        amx::usable()?;
+    /// What computes products of so many rows, where that is a matrix unit or stands for one: those with bf16 weights, and those of circuits beside them.
+    pub fn unit(self, rows: usize) -> Option<Unit> {
+        match self {
+            Self::Amx if rows >= SIDE => Some(Unit::Amx),
+            Self::Portable if rows >= SIDE => Some(Unit::Portable),
+            _ => None,
+        }
+    }
+
+    /// Whether AMX can be used and computes as plain code does.
+    fn amx() -> Result<(), &'static str> {
+        unit::usable()?;
         let mut stream = Stream::new(1, "tensor", "bf16 products");
         // what plain code does in another order, or with another rounding of its sums, would differ by few units in the last place of a sum's size
         if tiles::judge(&mut stream) <= 1e-5 { Ok(()) } else { Err("wrong in its self-check") }

@@ -4,26 +4,19 @@
 //! 2^-16 of x, and `x w = h w + l w` goes to the same sums: twice the work for nearly the accuracy of f32, since the weights are bf16 already.
 //!
 //! One driver serves `y = x W^T` and `dx = dy W`. The rows on the left are cut and laid out in blocks of 32 once; each task packs panels of 32 columns of
-//! what stands on the right as it goes, and multiplies blocks of 32 x 32 results. A block runs on AMX tiles ([`super::amx`]) or in plain Rust, which does
-//! the same sums in the same order and is the judge. Every result is summed in an order that its row length alone decides, so that threads do not matter.
-//!
-//! Layout of both operands, by steps of 32 along the summed dimension k: a step of the left block is `[32 rows][16 pairs]`, one of the right panel
-//! `[2 halves][16 pairs][16 columns]`, where a pair is a word of 32 bits with elements 2 k and 2 k + 1, the even one in the lower half. A left block has
-//! all steps of the high parts, then all of the low ones; both meet the same panel while it is in the first-level cache.
+//! what stands on the right as it goes, and multiplies blocks of 32 x 32 results. A block, and the layout of its operands by steps of 32, are those of
+//! [`quanta_circuit::unit`]: on AMX tiles, or in plain Rust, which does the same sums in the same order and is the judge. A left block has all steps of the
+//! high parts, then all of the low ones; both meet the same panel while it is in the first-level cache. Every result is summed in an order that its row
+//! length alone decides, so that threads do not matter.
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use quanta_circuit::unit::{self, BLOCK, SIDE, STEP, Tiles, Unit, words};
 use rayon::prelude::*;
 
-use super::amx::{Tiles, words};
-use super::products::Bf16Products;
 use super::vector::widest;
 use super::{Matrix, Stream, Workspace};
 
-/// Rows and columns of a block of results, and elements of the summed dimension that one step takes.
-pub(super) const SIDE: usize = 32;
-/// Words of a step of either operand: 2 KiB.
-pub(super) const STEP: usize = SIDE * SIDE / 2;
 /// Steps of a packed panel: 32 KiB, which stays in the first-level cache.
 const STEPS: usize = 16;
 /// Rows that one sweep takes: with [`STEPS`] 1 MiB of both parts of the left side, which stays in the second-level cache beside the sums.
@@ -58,16 +51,16 @@ pub(crate) fn bf16_product(
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) -> bool {
-    let kernel = workspace.bf16_products();
-    if kernel == Bf16Products::Widened || x.rows() < SIDE || x.cols() == 0 || out.cols() == 0 {
+    let Some(unit) = workspace.bf16_products().unit(x.rows()) else { return false };
+    if x.cols() == 0 || out.cols() == 0 {
         return false;
     }
-    product(kernel, x, w, out, accumulate, workspace);
+    product(unit, x, w, out, accumulate, workspace);
     true
 }
 
 fn product(
-    kernel: Bf16Products,
+    unit: Unit,
     x: &Matrix<f32>,
     w: Frozen<'_>,
     out: &mut Matrix<f32>,
@@ -96,14 +89,14 @@ fn product(
         }
         let left = &*left;
         tasks.into_par_iter().enumerate().for_each(|(index, pieces)| {
-            columns(kernel, left, steps, w, index * width, pieces, accumulate, workspace);
+            columns(unit, left, steps, w, index * width, pieces, accumulate, workspace);
         });
     }
 }
 
 /// One task: the columns of the product from `first` on, into pieces of rows.
 fn columns(
-    kernel: Bf16Products,
+    unit: Unit,
     left: &[u32],
     steps: usize,
     w: Frozen<'_>,
@@ -112,13 +105,12 @@ fn columns(
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) {
-    const BLOCK: usize = SIDE * SIDE;
     let (blocks, panels) = (pieces.len().div_ceil(SIDE), pieces[0].len().div_ceil(SIDE));
     let mut scratch = workspace.buffer(STEPS * STEP + panels * blocks * BLOCK);
     let (right, sums) = scratch.split_at_mut(STEPS * STEP);
     let right = words(right);
     // from here to the end of the loop nothing waits for other work, which might use this thread's tiles
-    let tiles = (kernel == Bf16Products::Amx).then(Tiles::new);
+    let tiles = (unit == Unit::Amx).then(Tiles::take);
     for from in (0..steps).step_by(STEPS) {
         let count = STEPS.min(steps - from);
         let right = &mut right[..count * STEP];
@@ -168,18 +160,6 @@ fn parts(x: f32) -> (u32, u32) {
     let rest = if size < INFINITE { f32::from_bits(size) - f32::from_bits(high) } else { 0.0 };
     let nearest = rest.to_bits() + 0x7fff + (rest.to_bits() >> 16 & 1);
     ((sign | high) >> 16, sign >> 16 | (nearest >> 16).min(LARGEST_REST))
-}
-
-/// The number in the lower half of a word.
-#[inline(always)]
-fn low(word: u32) -> f32 {
-    f32::from_bits(word << 16)
-}
-
-/// The number in the upper half of a word.
-#[inline(always)]
-fn high(word: u32) -> f32 {
-    f32::from_bits(word & 0xffff_0000)
 }
 
 #[inline(always)]
@@ -275,30 +255,9 @@ widest! {
         }
     }
 
-    /// A block of results: `sums [32, 32] += a b`, or `= a b` when `fresh`, for a block of the left side and a panel of the right one of as many steps.
-    ///
-    /// As the unit does it: in each step the products of even and of odd elements are summed apart, each in order, then both sums are added.
+    /// [`unit::multiply`].
     fn multiply(a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
-        const HALF: usize = SIDE / 2;
-        if fresh {
-            sums.fill(0.0);
-        }
-        for (a, b) in a.chunks_exact(STEP).zip(b.chunks_exact(STEP)) {
-            for (a, sums) in a.chunks_exact(HALF).zip(sums.chunks_exact_mut(SIDE)) {
-                for (b, sums) in b.chunks_exact(STEP / 2).zip(sums.chunks_exact_mut(HALF)) {
-                    let (mut even, mut odd) = ([0.0; HALF], [0.0; HALF]);
-                    for (&a, b) in a.iter().zip(b.chunks_exact(HALF)) {
-                        for j in 0..HALF {
-                            even[j] += low(a) * low(b[j]);
-                            odd[j] += high(a) * high(b[j]);
-                        }
-                    }
-                    for j in 0..HALF {
-                        sums[j] += even[j] + odd[j];
-                    }
-                }
-            }
-        }
+        unit::multiply(a, b, sums, fresh);
     }
 }
 
@@ -317,7 +276,7 @@ pub(super) fn judge(stream: &mut Stream) -> f32 {
     let positive = |words: &[u32]| words.iter().map(|word| word & 0x7fff_7fff).collect::<Vec<_>>();
     let mut sizes: Vec<f32> = start.iter().map(|x| x.abs()).collect();
     both(None, [&positive(&high), &positive(&low)], &positive(&right), &mut sizes, false);
-    let tiles = Tiles::new();
+    let tiles = Tiles::take();
     let mut worst = 0.0;
     for fresh in [true, false] {
         let (mut sums, mut expected) = (start.clone(), start.clone());
@@ -335,6 +294,7 @@ pub(super) fn judge(stream: &mut Stream) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Bf16Products;
 
     fn numbers(len: usize, name: &str) -> Vec<f32> {
         let mut stream = Stream::new(3, "test", name);
@@ -445,7 +405,7 @@ mod tests {
         for x in bits.into_iter().map(f32::from_bits) {
             let (upper, lower) = parts(x);
             assert_eq!((upper | lower) >> 16, 0, "{x:e}: sixteen bits each");
-            let (upper, lower) = (low(upper), low(lower));
+            let (upper, lower) = (unit::low(upper), unit::low(lower));
             if !x.is_finite() {
                 assert!((upper == x || upper.is_nan() && x.is_nan()) && lower == 0.0, "{x}: {upper} and {lower}");
                 continue;
@@ -469,7 +429,7 @@ mod tests {
 
     #[test]
     fn amx_products_equal_the_definition_and_plain_code() {
-        if let Err(reason) = super::super::amx::usable() {
+        if let Err(reason) = unit::usable() {
             println!("nothing judged, AMX is {reason}");
             return;
         }

@@ -1,13 +1,13 @@
 //! The matrix unit of Intel's processors, AMX: whether it may be used, and one block of a product on its tiles.
 //!
 //! A tile is a register of 16 rows of 64 bytes; one instruction multiplies two tiles of bf16 numbers and adds to a third of f32. Linux lends the tiles to
-//! a process that asks, and keeps them for each thread. The instructions have no stable intrinsics, so they stand here as assembly. Which numbers go into
-//! which block is left to [`super::tiles`]; there is the same block in plain Rust too, which judges this one.
+//! a process that asks, and keeps them for each thread. The instructions have no stable intrinsics, so they stand here as assembly. What a block is, and the
+//! same block in plain Rust, which judges this one, are in [`super::unit`].
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18; Linux, Documentation/arch/x86/xstate.rst.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use unit::{Tiles, usable};
+pub use unit::{Tiles, usable};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod unit {
@@ -16,9 +16,13 @@ mod unit {
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
-    use crate::tensor::tiles::{SIDE, STEP};
+    use crate::kernel::vector;
+    use crate::unit::{SIDE, STEP};
 
-    /// Whether this process may use the tiles; asks the system once. If not, why.
+    /// Whether this process may use AMX; asks the system once.
+    ///
+    /// # Errors
+    /// Why it may not, in the words of `AMX is ...`.
     pub fn usable() -> Result<(), &'static str> {
         static USABLE: OnceLock<Result<(), &'static str>> = OnceLock::new();
         *USABLE.get_or_init(|| {
@@ -32,7 +36,7 @@ mod unit {
         })
     }
 
-    /// Whether the processor has tiles and products of bf16 on them.
+    /// Whether the processor has tiles and products of bf16 on them, and the vectors that what feeds them is compiled for.
     fn in_processor() -> bool {
         const TILES: u32 = 1 << 24;
         const BF16: u32 = 1 << 22;
@@ -40,7 +44,7 @@ mod unit {
             return false;
         }
         let features = __cpuid_count(7, 0).edx;
-        features & TILES != 0 && features & BF16 != 0
+        features & TILES != 0 && features & BF16 != 0 && vector::has_avx512()
     }
 
     /// Whether the system saves both parts of the tiles' state.
@@ -92,18 +96,21 @@ mod unit {
     pub struct Tiles(PhantomData<*const ()>);
 
     impl Tiles {
-        /// Lays out the tiles.
+        /// Takes and lays out the thread's tiles.
         ///
         /// # Panics
         /// Where [`usable`] is an error.
-        pub fn new() -> Self {
+        pub fn take() -> Self {
             assert_eq!(usable(), Ok(()), "the matrix unit");
             // SAFETY: the instruction is there and permitted; it reads the 64 bytes of the layout
             unsafe { asm!("ldtilecfg [{}]", in(reg) &LAYOUT, options(readonly, nostack, preserves_flags)) };
             Self(PhantomData)
         }
 
-        /// As [`super::super::tiles::multiply`], on the tiles: four of sums, two of each operand.
+        /// As [`crate::unit::multiply`], on the tiles: four of sums, two of each operand.
+        ///
+        /// # Panics
+        /// Where the operands are not blocks of as many steps, at least one, and the sums not one block.
         pub fn multiply(&self, a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
             let steps = a.len() / STEP;
             assert!(steps > 0 && b.len() == a.len() && a.len() == steps * STEP && sums.len() == SIDE * SIDE);
@@ -156,35 +163,37 @@ mod unit {
 
     impl Drop for Tiles {
         fn drop(&mut self) {
-            // SAFETY: the tiles were laid out by `new`, on this thread, since the type is not `Send`
+            // SAFETY: the tiles were laid out by `take`, on this thread, since the type is not `Send`
             unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
         }
     }
 }
 
-/// Elsewhere there are no such tiles.
+/// Whether this process may use AMX: never on this system.
+///
+/// # Errors
+/// Why it may not.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) fn usable() -> Result<(), &'static str> {
+pub fn usable() -> Result<(), &'static str> {
     Err("not in this processor")
 }
 
 /// Tiles that cannot be had.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) enum Tiles {}
+pub enum Tiles {}
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 impl Tiles {
-    pub(super) fn new() -> Self {
+    /// There are none.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn take() -> Self {
         panic!("the matrix unit: not in this processor")
     }
 
-    pub(super) fn multiply(&self, _: &[u32], _: &[u32], _: &mut [f32], _: bool) {
+    /// Never called.
+    pub fn multiply(&self, _: &[u32], _: &[u32], _: &mut [f32], _: bool) {
         match *self {}
     }
-}
-
-/// The same memory as whole numbers of 32 bits.
-pub(super) fn words(numbers: &mut [f32]) -> &mut [u32] {
-    // SAFETY: both types have size and alignment 4, and every bit pattern is a value of each
-    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }

@@ -1,0 +1,59 @@
+//! The kernels that compute gates on a matrix unit, or in its arithmetic: `parts` for the gates, and vectors of sixteen numbers around them.
+
+use super::Kernels;
+use super::gate::{BackwardGate, ForwardGate};
+use super::parts;
+use super::unit::{Plain, Unit};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::unit::{Tiles, usable};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::vector::{AVX512_F32, Avx512F32};
+use super::vector::{PORTABLE_WIDE_F32, Portable};
+
+/// Compiles the kernels that compute gates in blocks; what moves tokens is that of another table with vectors as wide.
+macro_rules! unit_kernels {
+    ($table:ident, $name:literal, $vector:ty, $blocks:expr, $moving:expr $(, $feature:literal)?) => {
+        static $table: Kernels<f32> = {
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn forward(gate: &ForwardGate<'_, f32>) {
+                // SAFETY: the caller's promise; the table is only handed out where the features were found.
+                unsafe { parts::forward(gate, &$blocks) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn backward(gate: &BackwardGate<'_, f32>) {
+                // SAFETY: as above.
+                unsafe { parts::backward::<$vector>(gate, &$blocks) }
+            }
+            Kernels {
+                name: $name,
+                packed_len: parts::packed_len,
+                pack: parts::pack,
+                scratch: [parts::forward_scratch, parts::backward_scratch],
+                forward,
+                backward,
+                ..$moving
+            }
+        };
+    };
+}
+
+unit_kernels!(PLAIN, "portable-bf16", Portable<f32, 16>, Plain, PORTABLE_WIDE_F32);
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+unit_kernels!(AMX, "amx-bf16", Avx512F32, Tiles::take(), AVX512_F32, "avx512f,avx512bw,avx512dq,avx512vl");
+
+/// The kernels on a unit.
+///
+/// # Panics
+/// Where the machine does not have it.
+pub(crate) fn on_unit(unit: Unit) -> &'static Kernels<f32> {
+    match unit {
+        Unit::Portable => &PLAIN,
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Unit::Amx => {
+            assert_eq!(usable(), Ok(()), "the matrix unit");
+            &AMX
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        Unit::Amx => panic!("the matrix unit: not in this processor"),
+    }
+}
