@@ -1,7 +1,7 @@
 //! The bytes of activations that a plan estimates are those that the workspace counts: within a tenth, for configurations that differ in what is largest.
 //!
 //! Weights and optimiser are counted from their shapes and need no test; the rest of a process (program, tokenizer, data) is measured by
-//! `quanta train --dry-run`, which prints the estimate beside it.
+//! `quanta train --dry-run`, which prints the estimate beside it. And the operations of tokens that nobody reads.
 
 mod support;
 
@@ -140,4 +140,23 @@ fn activations_take_what_the_plan_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn tokens_that_nobody_reads_are_spared_most_of_the_last_layer() {
+    let config = read_config(object(&llama(3, 50)), &Problems::new()).expect("a model");
+    let attachments = [attachment(method("lora", &json!({ "r": 2 })), &["q_proj", "v_proj"], None)];
+    let chosen = resolve(&attachments, &config).unwrap();
+    let cost = |labels, recompute| {
+        let run = Training { tokens: 100, length: 20, labels, number_bytes: 4, weight_bytes: 4, recompute };
+        Cost::of(&config, &attachments, &chosen, run)
+    };
+    // queries and output, the MLP, scores and values over ten keys in the mean; the adapter at q
+    let (linears, attention, adapter) = (2 * 2 * 144 * 144 + 3 * 2 * 144 * 384, 4 * 144 * 10, 2 * 2 * (144 + 144));
+    for (recompute, times) in [(false, 1), (true, 2)] {
+        let (all, few) = (cost(100, recompute), cost(25, recompute));
+        assert_eq!(all.forward_flops - few.forward_flops, times * (linears + attention) * 3 / 4);
+        assert_eq!(all.backward_flops - few.backward_flops, (linears + attention * 5 / 2) * 3 / 4);
+        assert_eq!(all.adapter_flops - few.adapter_flops, (2 + times) * adapter * 3 / 4);
+    }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use quanta_tune::adapter::{Draw, Gradients, Method, Pass};
 use quanta_tune::model::{Attachment, Decoder, StoredAs, load};
 use quanta_tune::ops::Batch;
+use quanta_tune::ops::loss::Label;
 use quanta_tune::tensor::{Stream, Workspace};
 use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
@@ -139,6 +140,36 @@ fn recomputation_changes_no_bit() {
         let inputs = model.config().layers * batch.tokens.len() * model.config().hidden_size * size_of::<f64>();
         assert_eq!(second.saved_bytes, inputs, "one input for each layer is all that recomputation keeps");
         assert!(first.saved_bytes > 5 * inputs, "{} bytes kept without it", first.saved_bytes);
+    }
+}
+
+/// A label of weight zero has its row computed and changes nothing else, so that all rows together judge the few that somebody reads.
+#[test]
+fn rows_that_nobody_reads_change_nothing() {
+    for config in decoder_configs() {
+        let mut model = model(&config, &mixed());
+        perturb(&mut model, 0.2, |_| true);
+        let workspace = Workspace::new(2).unwrap();
+        let pass = Pass { workspace: &workspace, draw: None };
+        let mut few = Forest::new(model.config().vocab_size as u32).batch();
+        few.labels = few.labels.into_iter().step_by(4).collect();
+        let mut all = few.clone();
+        all.labels.extend((0..few.tokens.len()).map(|row| Label { row, target: 0, weight: 0.0 }));
+        for recompute in [false, true] {
+            let (loss, gradients) = loss_and_gradients(&model, &few, recompute, &pass);
+            let (expected, judge) = loss_and_gradients(&model, &all, recompute, &pass);
+            assert_close("loss", &[loss], &[expected], 1e-13);
+            for (slot, (name, _)) in slots(&model) {
+                assert_close(&name, gradients.slot(slot), judge.slot(slot), 1e-12);
+            }
+        }
+        // any order, and a row twice
+        let whole = logits(&model, &few, &workspace);
+        let vocab = model.config().vocab_size;
+        let rows = [few.tokens.len() - 1, 2, 7, 2];
+        let some = workspace.run(|| model.logits(&few, &rows, &pass).data().to_vec());
+        let expected: Vec<f64> = rows.iter().flat_map(|row| &whole[row * vocab..][..vocab]).copied().collect();
+        assert_close("logits", &some, &expected, 1e-12);
     }
 }
 

@@ -1,15 +1,17 @@
 //! What a training pass holds at its fullest, from shapes alone: what forward keeps for backward, and the largest set of matrices beside it.
 //!
-//! The counts follow the code of `decoder`, `layer`, `residual`, `attention` and `mlp`. Above the last attention only rows that the head reads are computed, so
-//! memory is fullest in the head, in the last layer, or in the MLP of the layer before. What is left out is smaller than a matrix of a layer: scores of the blocks
+//! The counts follow the code of `decoder`, `layer`, `residual`, `attention` and `mlp`. Of the last layer everything but keys and values is computed for rows that
+//! the head reads, so memory is fullest in the head, in the last layer, or in the MLP of the layer before. What is left out is smaller than a matrix of a layer: scores of the blocks
 //! of queries that the threads are at, and rows of numbers for single tokens beyond the ones named here.
 
 use super::{ModelConfig, Place, Role, Training};
 use crate::adapter::{Method, Site};
 use crate::ops::loss::chunk_rows;
 
-/// The linears of attention.
-const ATTENTION: [Role; 4] = [Role::Query, Role::Key, Role::Value, Role::Output];
+/// The linears of keys and values.
+const KEYS: [Role; 2] = [Role::Key, Role::Value];
+/// The linears of what asks them.
+const QUERIES: [Role; 2] = [Role::Query, Role::Output];
 /// The linears of the MLP.
 const MLP: [Role; 3] = [Role::Gate, Role::Up, Role::Down];
 
@@ -41,26 +43,30 @@ impl Activations {
         let angles = (config.ropes.len() * config.head_dim) as u64;
         let always = n * (angles + config.names.embedding_norm.map_or(0, |_| d + shape.norm()));
         let Some(last) = config.layers.checked_sub(1) else { return Self::default() };
-        let (attention, mlp) = (shape.attention(last), shape.mlp(last));
+        let (attention, mlp) = (n * shape.keys(last) + read * shape.queries(last), read * shape.mlp(last));
         let before = lowest.min(last)..last;
-        let whole = |layer| n * (shape.attention(layer) + shape.mlp(layer));
+        let whole = |layer| n * (shape.keys(layer) + shape.queries(layer) + shape.mlp(layer));
         // beside a layer that runs forward and keeps nothing: what the MLP's last linear reads and makes
         let forward = config.intermediate_size as u64 + d;
-        let (backward, up) = (shape.mlp_scratch(), n * (d + shape.attention_scratch()));
+        let (backward, up) = (shape.mlp_scratch(), read * d + shape.attention_scratch(n, read));
         let largest = config.layers.checked_sub(2).map_or(0, whole);
         let (kept, peak) = if run.recompute || lowest > last {
             let kept = always + (lowest..config.layers).len() as u64 * n * d;
             // the input of the layer that runs is among those kept, or is the stream itself
             let input = if lowest > last { 0 } else { n * d };
             let running = largest.saturating_sub(input) + n * forward.max(backward);
-            let top = n * attention - input + (read * (mlp + d + forward.max(backward))).max(up);
+            let top = attention - input + (mlp + read * (d + forward.max(backward))).max(up);
             (kept, kept + running.max(top))
         } else {
             let below = always + before.clone().map(whole).sum::<u64>();
-            let kept = below + n * attention + read * mlp;
+            let kept = below + attention + mlp;
             let in_mlp = if before.is_empty() { below } else { below + n * (d + backward) };
-            let scattered = below + n * attention + (n + read) * d;
-            (kept, (kept + read * (d + backward)).max(below + n * attention + up).max(scattered).max(in_mlp))
+            // the layers that keep nothing run before any that does
+            let idle = if lowest > 0 { always + largest + n * forward } else { 0 };
+            // the layer's input, its gradient through attention and past it
+            let joined = below + (3 * n + read) * d;
+            let unwinding = [read * (d + backward) + mlp, up].map(|scratch| below + attention + scratch);
+            (kept, unwinding.into_iter().chain([joined, in_mlp, idle]).fold(kept, u64::max))
         };
         Self { kept, working: peak.max(kept + shape.head(read)) - kept }
     }
@@ -103,15 +109,20 @@ impl Shape<'_> {
         if self.adapters(roles).next().is_some() { numbers } else { 0 }
     }
 
-    /// What forward keeps of a layer's attention, its input included.
-    fn attention(&self, layer: usize) -> u64 {
-        let ([d, _, q, kv], norm) = (self.widths(), self.norm());
-        let (heads, kv_heads) = (self.config.heads as u64, self.config.kv_heads as u64);
-        // queries, keys, values, the output of attention and its denominators
-        let own = d + 2 * q + 2 * kv + heads;
-        let single = self.at(Place::Queries, q + norm * heads) + self.at(Place::Keys, kv + norm * kv_heads);
+    /// What forward keeps of a layer's keys and values for a token, the layer's input included.
+    fn keys(&self, layer: usize) -> u64 {
+        let ([d, .., kv], norm) = (self.widths(), self.norm());
+        let single = self.at(Place::Keys, kv + norm * self.config.kv_heads as u64);
+        d + 2 * kv + single + self.at(Place::AttentionInput, norm) + self.kept(layer, &KEYS)
+    }
+
+    /// What forward keeps of a layer's attention for a token that asks, beside its key and value.
+    fn queries(&self, layer: usize) -> u64 {
+        let ([d, _, q, _], norm, heads) = (self.widths(), self.norm(), self.config.heads as u64);
+        let single = self.at(Place::Queries, q + norm * heads);
         let around = self.at(Place::AttentionOutput, d + norm) + self.at(Place::AttentionSum, d + norm);
-        own + single + around + self.at(Place::AttentionInput, norm) + self.kept(layer, &ATTENTION)
+        // queries, the output of attention and its denominators
+        2 * q + heads + single + around + self.kept(layer, &QUERIES)
     }
 
     /// What forward keeps of a layer's MLP, the middle of the layer included.
@@ -138,16 +149,22 @@ impl Shape<'_> {
         self.around(Place::MlpOutput, Place::MlpSum) + down.max(up)
     }
 
-    /// Backward of attention, beside what is kept and the gradient of its output.
-    fn attention_scratch(&self) -> u64 {
+    /// Backward of attention over `n` tokens of which `asking` ask, beside what is kept and the gradient of its output.
+    fn attention_scratch(&self, n: u64, asking: u64) -> u64 {
         let [d, _, q, kv] = self.widths();
-        let output = q + q.max(self.scratch(&[Role::Output]));
+        let output = asking * (q + q.max(self.scratch(&[Role::Output])));
         // queries, keys, values and output have gone when their gradients go on
+        let kept = asking * 2 * q + n * 2 * kv;
         let inputs: &[Role] = &[Role::Query, Role::Key, Role::Value];
-        let projections =
-            q + 2 * kv + d + self.trains(inputs, self.at(Place::AttentionInput, d)) + self.scratch(inputs);
-        let most = output.max(2 * q + 2 * kv).max(projections.saturating_sub(2 * q + 2 * kv));
-        self.around(Place::AttentionOutput, Place::AttentionSum) + most
+        let normed = self.trains(inputs, self.at(Place::AttentionInput, d));
+        let keys = n * (normed + self.scratch(&KEYS));
+        let queries = match asking == n {
+            true => n * (normed + self.scratch(&[Role::Query])),
+            false => asking * (d + self.trains(inputs, d) + self.scratch(&[Role::Query])),
+        };
+        let projections = asking * q + n * (2 * kv + d) + keys.max(queries);
+        let most = output.max(kept).max(projections.saturating_sub(kept));
+        asking * self.around(Place::AttentionOutput, Place::AttentionSum) + most
     }
 
     /// Loss and gradient of `rows` rows of the residual stream after the last layer, those included.

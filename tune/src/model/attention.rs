@@ -6,8 +6,9 @@ use super::learned::VirtualTokens;
 use super::linear::{InputGradient, Linear, Saved as LinearSaved};
 use super::norm::{Norm, Saved as NormSaved};
 use super::residual::{Given, Input};
+use super::rows::{add_at, pick};
 use crate::adapter::{Gradients, Pass};
-use crate::ops::attention::{self, Dropout, Layout, Rule};
+use crate::ops::attention::{self, Asking, Dropout, Layout, Rule};
 use crate::ops::rope::Table;
 use crate::ops::{Segments, heads};
 use crate::tensor::{Matrix, Real, Workspace};
@@ -102,36 +103,43 @@ impl<T: Real> Attention<T> {
         self.linears().into_iter().any(Linear::trains) || self.norms().any(|norm| norm.unfrozen.is_some())
     }
 
-    /// Attention within a batch: the output for rows `x`, and what backward needs.
+    /// Attention within a batch, of the tokens `rows` alone where they are given: the output for rows `x`, and what backward needs.
     pub(super) fn forward(
         &self,
         x: Given<'_, T>,
+        rows: Option<&[usize]>,
         segments: &Segments,
         ropes: &[Table<T>],
         learned: Option<&VirtualTokens<T>>,
         pass: &Pass<'_, T>,
     ) -> (Matrix<T>, Saved<T>) {
-        self.forward_with(x, ropes, learned, pass, |[q, k, v]| {
+        let asking = Asking { segments, tokens: rows };
+        self.forward_with(x, rows, ropes, learned, pass, |[q, k, v]| {
             let (o, saved) = self
-                .dropping(pass, |dropout| attention::forward(q, k, v, self.layout(segments, dropout), pass.workspace));
+                .dropping(pass, |dropout| attention::forward(q, k, v, self.layout(asking, dropout), pass.workspace));
             (heads::merge(&o, self.heads, None, pass.workspace), Attended { o, saved })
         })
     }
 
-    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual tokens, and
+    /// As [`Self::forward`] around any attention, with queries for the rows `rows` of `x` alone where they are given: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual tokens, and
     /// returns the attention output, token-major, and what it keeps.
     pub(super) fn forward_with<A>(
         &self,
         x: Given<'_, T>,
+        rows: Option<&[usize]>,
         ropes: &[Table<T>],
         learned: Option<&VirtualTokens<T>>,
         pass: &Pass<'_, T>,
         attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
     ) -> (Matrix<T>, Saved<T, A>) {
         let (workspace, rope) = (pass.workspace, ropes.get(self.rope));
-        let (q, saved_q) = self.query.forward(&x, pass);
+        let asking = rows.map(|rows| pick(&x, rows, pass));
+        let (q, saved_q) = self.query.forward(asking.as_ref().unwrap_or(&x), pass);
+        drop(asking);
         let (q, normed_q) = norm_heads(q, self.query_norm.as_ref(), self.heads, workspace);
-        let q = heads::split(&q, self.heads, rope, workspace);
+        let picked = picked_rope(rope, rows, workspace);
+        let q = heads::split(&q, self.heads, picked.as_ref().or(rope), workspace);
+        drop(picked);
         let (k, saved_k) = self.key.forward(&x, pass);
         let (k, normed_k) = norm_heads(k, self.key_norm.as_ref(), self.kv_heads, workspace);
         let k = heads::split(&k, self.kv_heads, rope, workspace);
@@ -148,11 +156,12 @@ impl<T: Real> Attention<T> {
         (y, Saved { q, k, v, normed: [normed_q, normed_k], attended, linears })
     }
 
-    /// From the gradient `dy` of the output: the gradients of what trains, and the input's where it is wanted.
+    /// From the gradient `dy` of the output: the gradients of what trains, and the input's where it is wanted. `rows` are those of forward.
     pub(super) fn backward(
         &self,
         dy: &Matrix<T>,
         input: Input<'_, T>,
+        rows: Option<&[usize]>,
         saved: Saved<T>,
         wanted: bool,
         segments: &Segments,
@@ -178,15 +187,18 @@ impl<T: Real> Attention<T> {
         drop(merged);
         let d_o = heads::split(&d_merged, self.heads, None, workspace);
         drop(d_merged);
+        let asking = Asking { segments, tokens: rows };
         let [dq, dk, dv] = self.dropping(pass, |dropout| {
-            attention::backward(&d_o, [&q, &k, &v], &o, &attended, self.layout(segments, dropout), workspace)
+            attention::backward(&d_o, [&q, &k, &v], &o, &attended, self.layout(asking, dropout), workspace)
         });
         drop((q, k, v, o, d_o));
         let [dk, dv] = match learned {
             None => [dk, dv],
             Some(learned) => learned.take_gradient(self.layer, [dk, dv], self.kv_heads, workspace),
         };
-        let dq = heads::merge(&dq, self.heads, rope, workspace);
+        let picked = picked_rope(rope, rows, workspace);
+        let dq = heads::merge(&dq, self.heads, picked.as_ref().or(rope), workspace);
+        drop(picked);
         let dk = heads::merge(&dk, self.kv_heads, rope, workspace);
         let dv = heads::merge(&dv, self.kv_heads, None, workspace);
         let dq = unnorm_heads(dq, self.query_norm.as_ref(), normed_q, gradients, workspace);
@@ -195,12 +207,22 @@ impl<T: Real> Attention<T> {
             return None;
         }
         let x = inputs_train.then(|| input.get());
-        let mut dx = wanted.then(|| workspace.matrix(dy.rows(), self.query.site().d_in));
+        let mut dx = wanted.then(|| workspace.matrix(segments.tokens(), self.query.site().d_in));
         let write = dx.as_mut().map_or(InputGradient::None, InputGradient::Write);
-        self.query.backward(x.as_deref(), &dq, saved_q, write, gradients, pass);
-        for (linear, dy, saved) in [(&self.key, &dk, saved_k), (&self.value, &dv, saved_v)] {
+        self.key.backward(x.as_deref(), &dk, saved_k, write, gradients, pass);
+        let add = dx.as_mut().map_or(InputGradient::None, InputGradient::Add);
+        self.value.backward(x.as_deref(), &dv, saved_v, add, gradients, pass);
+        let Some(rows) = rows else {
             let add = dx.as_mut().map_or(InputGradient::None, InputGradient::Add);
-            linear.backward(x.as_deref(), dy, saved, add, gradients, pass);
+            self.query.backward(x.as_deref(), &dq, saved_q, add, gradients, pass);
+            return dx;
+        };
+        let x = x.map(|x| pick(&x, rows, pass));
+        let mut asking = wanted.then(|| workspace.matrix(rows.len(), self.query.site().d_in));
+        let write = asking.as_mut().map_or(InputGradient::None, InputGradient::Write);
+        self.query.backward(x.as_ref(), &dq, saved_q, write, gradients, pass);
+        if let (Some(dx), Some(asking)) = (&mut dx, &asking) {
+            add_at(dx, asking, rows);
         }
         dx
     }
@@ -213,9 +235,14 @@ impl<T: Real> Attention<T> {
         work(Some(Dropout { p: self.dropout, stream: &stream }))
     }
 
-    fn layout<'a>(&self, segments: &'a Segments, dropout: Option<Dropout<'a>>) -> Layout<'a> {
-        Layout { heads: self.heads, kv_heads: self.kv_heads, rule: self.rule, segments, dropout }
+    fn layout<'a>(&self, asking: Asking<'a>, dropout: Option<Dropout<'a>>) -> Layout<'a> {
+        Layout { heads: self.heads, kv_heads: self.kv_heads, rule: self.rule, asking, dropout }
     }
+}
+
+/// The rotations of the tokens that ask, where those are not all.
+fn picked_rope<T: Real>(rope: Option<&Table<T>>, rows: Option<&[usize]>, workspace: &Workspace<T>) -> Option<Table<T>> {
+    rope.zip(rows).map(|(rope, rows)| rope.pick(rows, workspace))
 }
 
 /// Normalises each head's row of `x [tokens, heads * head_dim]`, where there is a norm.

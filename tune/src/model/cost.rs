@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use super::ModelConfig;
 use super::activations::Activations;
 use super::attach::Attachment;
+use super::{ModelConfig, Role};
 use crate::adapter::{Kind, Site, Tensor};
 
 /// The part of a run's settings that its cost depends on.
@@ -28,13 +28,14 @@ pub struct Training {
 /// Operations and bytes of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Operations of the frozen model's forward pass for one token: linears and attention, no head.
+    /// Operations of the frozen model's forward pass for one token: linears and attention, no head. Of the last layer's queries, output and MLP, which are computed
+    /// for labelled tokens alone, the mean.
     pub forward_flops: u64,
-    /// Operations of the frozen model's backward pass for one token.
+    /// Operations of the frozen model's backward pass for one token, in the same way.
     pub backward_flops: u64,
     /// Operations of the output head for one labelled token, forward and backward.
     pub head_flops: u64,
-    /// Operations of the adapters for one token: forward, input gradient, parameter gradient.
+    /// Operations of the adapters for one token: forward, input gradient, parameter gradient, in the same way.
     pub adapter_flops: u64,
     /// Bytes of the frozen weights.
     pub weight_bytes: u64,
@@ -107,11 +108,25 @@ impl Cost {
         // row lengths are taken from a copy in f64 and the update in f64, while kept buffers wait for the next pass
         let lengths =
             pairs().filter(|(method, _)| method.has_magnitude()).map(|(_, site)| 16 * site.d_in * site.d_out).max();
+        let top = config.layers.saturating_sub(1);
+        let spared = Spared::of(config, attachments, chosen, attention_of(top..config.layers));
+        let forward = layers * linear + all + if run.recompute { kept * linear + above } else { 0 };
+        let times = if run.recompute { 2 } else { 1 };
+        let trains_above = u64::from(kept > 0);
+        let adapters = adapter_backward + times * adapter;
+        // the mean over tokens of what those that nobody reads are spared
+        let read = |flops: u64, spared: u64| {
+            let unread = (run.tokens - run.labels.min(run.tokens)) as u64;
+            flops - (spared as f64 * unread as f64 / run.tokens.max(1) as f64).round() as u64
+        };
         Self {
-            forward_flops: layers * linear + all + if run.recompute { kept * linear + above } else { 0 },
-            backward_flops: kept * linear + above * 5 / 2,
+            forward_flops: read(forward, (1 + (times - 1) * trains_above) * (spared.linears + spared.attention)),
+            backward_flops: read(
+                kept * linear + above * 5 / 2,
+                trains_above * (spared.linears + spared.attention * 5 / 2),
+            ),
             head_flops: 4 * width * config.hidden_size as u64,
-            adapter_flops: adapter_backward + if run.recompute { 2 * adapter } else { adapter },
+            adapter_flops: read(adapters, spared.adapters_backward + times * spared.adapters),
             weight_bytes: matrices,
             // what trains has a gradient and two moments beside it
             adapter_bytes: number * (4 * numbers(true) + numbers(false)),
@@ -119,6 +134,33 @@ impl Cost {
             working_bytes: number * working + lengths.unwrap_or(0) as u64,
             program_bytes: 0,
         }
+    }
+}
+
+/// Operations of the last layer that a token is spared when nobody reads it: all but its key and value.
+struct Spared {
+    linears: u64,
+    attention: u64,
+    adapters: u64,
+    adapters_backward: u64,
+}
+
+impl Spared {
+    fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], attention: u64) -> Self {
+        let (sites, each) = (config.attachable(), config.layer_linears());
+        let asks = |index: usize| !matches!(config.names.linears[index % each].0, Role::Key | Role::Value);
+        let last = config.layers.saturating_sub(1) * each..config.layers * each;
+        let linears = last.clone().filter(|&index| asks(index));
+        let linears = linears.map(|index| 2 * (sites[index].d_in * sites[index].d_out) as u64).sum();
+        let here = |index: &usize| last.contains(index) && asks(*index);
+        let (mut adapters, mut adapters_backward) = (0, 0);
+        for (attachment, list) in attachments.iter().zip(chosen) {
+            for &index in list.iter().filter(|index| here(index)) {
+                adapters += attachment.method.flops_per_token(&sites[index]);
+                adapters_backward += attachment.method.backward_flops_per_token(&sites[index]);
+            }
+        }
+        Self { linears, attention, adapters, adapters_backward }
     }
 }
 

@@ -195,13 +195,21 @@ impl<T: Real> Decoder<T> {
         loss::log_probabilities(&normed, &self.vocabulary().0, &batch.labels, pass.workspace)
     }
 
-    /// Logits of the given token rows, `[rows.len(), vocab]`.
+    /// Logits of the given token rows in their order, `[rows.len(), vocab]`.
     ///
     /// # Panics
     /// When the head is one over whole sequences.
     pub fn logits(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        let normed = self.normed(self.hidden(batch, rows, pass), pass);
-        self.vocabulary().0.logits(&normed, pass.workspace)
+        // the last layer wants them once and in order
+        let mut distinct = rows.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut states = self.hidden(batch, &distinct, pass);
+        if distinct != rows {
+            let places: Vec<usize> = rows.iter().map(|&row| distinct.partition_point(|&other| other < row)).collect();
+            states = pick(&states, &places, pass);
+        }
+        self.vocabulary().0.logits(&self.normed(states, pass), pass.workspace)
     }
 
     /// Outputs of the head over whole sequences, `[roots, labels]`: one row for each root segment of the batch.
@@ -217,7 +225,7 @@ impl<T: Real> Decoder<T> {
         classifier.forward(self.hidden(batch, &firsts, pass), pass).0
     }
 
-    /// Rows of the residual stream after the last layer; nothing is kept.
+    /// Rows of the residual stream after the last layer, ascending; nothing is kept.
     fn hidden(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
         let (learned, segments) = self.virtual_tokens(batch, pass);
         let ropes = self.ropes(segments.positions(), pass);
@@ -232,7 +240,7 @@ impl<T: Real> Decoder<T> {
         layer + 1 == self.layers.len()
     }
 
-    /// Tokens whose state the head reads: those with labels, or the first ones of sequences with targets.
+    /// Tokens whose state the head reads, ascending: those with labels, or the first ones of sequences with targets.
     fn read_rows(&self, batch: &Batch) -> Vec<usize> {
         match &self.head {
             Head::Vocabulary(_) => loss::rows(&batch.labels),

@@ -1,7 +1,7 @@
 //! One layer: a residual step around attention, a residual step around the MLP; forward and backward.
 //!
 //! Forward keeps the residual stream before and in the middle of the layer and what the two steps keep; recomputation keeps the layer's input alone. Where only some
-//! rows of the result are read, as above the last layer, the MLP is computed for those alone.
+//! rows of the result are read, as above the last layer, everything but keys and values is computed for those alone.
 
 use super::attention::{Attention, Saved as AttentionSaved};
 use super::learned::VirtualTokens;
@@ -9,7 +9,6 @@ use super::linear::Linear;
 use super::mlp::{Mlp, Saved as MlpSaved};
 use super::norm::Norm;
 use super::residual::{Given, Input, Residual, Saved as ResidualSaved};
-use super::rows::{pick, scatter};
 use crate::adapter::{Gradients, Pass};
 use crate::ops::Segments;
 use crate::ops::rope::Table;
@@ -105,7 +104,10 @@ impl<T: Real> Layer<T> {
         self.attention.trains() || self.around_attention.trains()
     }
 
-    /// The residual stream after the layer, `[tokens, hidden]` or its rows `rows`, and what backward needs.
+    /// The residual stream after the layer, `[tokens, hidden]` or its rows `rows`, ascending, and what backward needs.
+    ///
+    /// # Panics
+    /// When the rows are not ascending.
     pub fn forward(&self, input: Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> (Matrix<T>, Saved<T>) {
         let (output, inner) = self.run(&input, rows, shared);
         (output, Saved { input, inner })
@@ -132,18 +134,19 @@ impl<T: Real> Layer<T> {
         attend: impl FnOnce([&Matrix<T>; 3]) -> Matrix<T>,
     ) -> Matrix<T> {
         let attend = |projections: [&Matrix<T>; 3]| (attend(projections), ());
-        let body = |x: Given<'_, T>| self.attention.forward_with(x, ropes, None, pass, attend);
-        let (middle, _, _) = self.around_attention.forward(input, pass, body);
-        self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass)).0
+        let body = |x: Given<'_, T>| self.attention.forward_with(x, None, ropes, None, pass, attend);
+        let (middle, _, _) = self.around_attention.forward(input, None, pass, body);
+        self.around_mlp.forward(&middle, None, pass, |x| self.mlp.forward(x, pass)).0
     }
 
     fn run(&self, input: &Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> (Matrix<T>, Inner<T>) {
         let Shared { segments, ropes, learned, pass } = shared;
-        let body = |x: Given<'_, T>| self.attention.forward(x, segments, ropes, learned, pass);
-        let (middle, around_attention, attention) = self.around_attention.forward(input, pass, body);
-        let rows = rows.filter(|rows| rows.iter().copied().ne(0..middle.rows())).map(<[usize]>::to_vec);
-        let middle = rows.as_ref().map(|rows| pick(&middle, rows, pass)).unwrap_or(middle);
-        let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, pass, |x| self.mlp.forward(x, pass));
+        assert!(rows.is_none_or(|rows| rows.is_sorted_by(|a, b| a < b)), "rows that are read stand in ascending order");
+        let rows = rows.filter(|rows| rows.iter().copied().ne(0..input.rows()));
+        let body = |x: Given<'_, T>| self.attention.forward(x, rows, segments, ropes, learned, pass);
+        let (middle, around_attention, attention) = self.around_attention.forward(input, rows, pass, body);
+        let (output, around_mlp, mlp) = self.around_mlp.forward(&middle, None, pass, |x| self.mlp.forward(x, pass));
+        let rows = rows.map(<[usize]>::to_vec);
         (output, Inner { around_attention, attention, rows, middle, around_mlp, mlp })
     }
 
@@ -189,13 +192,14 @@ impl<T: Real> Layer<T> {
             self.mlp.backward(dy, x, mlp, wanted, gradients, pass)
         };
         let (below, here) = (wanted || self.first_half_trains() || learned.is_some(), self.mlp.trains());
-        let d_middle = self.around_mlp.backward(&middle, around_mlp, d_output, below, here, pass, gradients, body)?;
+        let step = &self.around_mlp;
+        let d_middle = step.backward(&middle, None, around_mlp, d_output, below, here, pass, gradients, body)?;
         drop(middle);
-        let d_middle = rows.map(|rows| scatter(&d_middle, &rows, input.rows(), pass)).unwrap_or(d_middle);
+        let rows = rows.as_deref();
         let body = |dy: &Matrix<T>, x: Input<'_, T>, wanted, gradients: &mut Gradients<T>| {
-            self.attention.backward(dy, x, attention, wanted, segments, ropes, learned, gradients, pass)
+            self.attention.backward(dy, x, rows, attention, wanted, segments, ropes, learned, gradients, pass)
         };
-        let here = self.attention.trains() || learned.is_some();
-        self.around_attention.backward(input, around_attention, d_middle, wanted, here, pass, gradients, body)
+        let (step, here) = (&self.around_attention, self.attention.trains() || learned.is_some());
+        step.backward(input, rows, around_attention, d_middle, wanted, here, pass, gradients, body)
     }
 }

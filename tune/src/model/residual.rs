@@ -6,6 +6,7 @@
 use std::ops::Deref;
 
 use super::norm::{Norm, Saved as NormSaved};
+use super::rows::{pick, scatter};
 use crate::adapter::{Gradients, Pass};
 use crate::ops::dropout;
 use crate::tensor::{Matrix, Real, Workspace};
@@ -93,10 +94,12 @@ impl<T: Real> Residual<T> {
         self.norms().any(|norm| norm.unfrozen.is_some())
     }
 
-    /// The residual stream after the step, what the norms keep, and what `body` keeps.
+    /// The residual stream after the step, what the norms keep, and what `body` keeps. Where `rows` are given, of these rows alone, for which `body` computes its
+    /// output.
     pub(super) fn forward<S>(
         &self,
         x: &Matrix<T>,
+        rows: Option<&[usize]>,
         pass: &Pass<'_, T>,
         body: impl FnOnce(Given<'_, T>) -> (Matrix<T>, S),
     ) -> (Matrix<T>, Saved<T>, S) {
@@ -115,17 +118,21 @@ impl<T: Real> Residual<T> {
         };
         let output = self.output.as_ref().map(|norm| apply(norm, &mut y));
         self.mask(&mut y, pass);
-        y.add(x);
+        match rows {
+            None => y.add(x),
+            Some(rows) => y.add(&pick(x, rows, pass)),
+        }
         let sum = self.sum.as_ref().map(|norm| apply(norm, &mut y));
         (y, Saved { input, output, sum }, kept)
     }
 
     /// From the gradient `d_result` of the step's result to that of its input, if it is wanted. `body_trains`: whether something in the body does.
     ///
-    /// `body` is given the gradient of its output, its input, and whether the input's gradient is wanted, and returns it if so.
+    /// `body` is given the gradient of its output, its input, and whether the input's gradient is wanted, and returns it if so. `rows` are those of forward.
     pub(super) fn backward(
         &self,
         x: &Matrix<T>,
+        rows: Option<&[usize]>,
         saved: Saved<T>,
         d_result: Matrix<T>,
         wanted: bool,
@@ -159,6 +166,7 @@ impl<T: Real> Residual<T> {
         let input = Input { x, norm, workspace };
         let d_input = body(d_output.as_ref().unwrap_or(&d_sum), input, through, gradients)?;
         drop(d_output);
+        let d_sum = rows.map(|rows| scatter(&d_sum, rows, x.rows(), pass)).unwrap_or(d_sum);
         match norm {
             Some((norm, saved)) => norm.backward(&d_input, x, saved, d_sum, wanted, gradients),
             None => {

@@ -1,8 +1,8 @@
 //! Softmax attention over the segment forest, with grouped key/value heads.
 //!
-//! Everything is head-major (see [`super::heads`]): `q, o [heads * tokens, head_dim]`, `k, v [kv_heads * tokens, head_dim]`. A query of a segment sees
-//! tokens of the segment's ancestors and of its own segment: which of them is the layer's [`Rule`]. Keys that no query of a block sees are not touched.
-//! Scores exist for one block of queries at a time; forward keeps the logarithm of each softmax's denominator, from which backward computes the
+//! Everything is head-major (see [`super::heads`]): `q, o [heads * queries, head_dim]`, `k, v [kv_heads * tokens, head_dim]`; the queries are those of all
+//! tokens or of some. A query of a segment sees tokens of the segment's ancestors and of its own segment: which of them is the layer's [`Rule`]. Keys that no
+//! query of a block sees are not touched. Scores exist for one block of queries at a time (see [`super::blocks`]); forward keeps the logarithm of each softmax's denominator, from which backward computes the
 //! probabilities again.
 //!
 //! With `s = scale q k^T`, `p = softmax(s)`, `o = p v` and `D = sum(do * o)`: `dv = p^T do`, `ds = p (do v^T - D)`, `dq = scale ds k`, `dk = scale ds^T q`.
@@ -13,13 +13,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub use super::blocks::Asking;
+use super::blocks::Block;
+use super::dropout;
 pub use super::rule::Rule;
-use super::{Segments, dropout};
 use crate::tensor::vector::{self, widest};
 use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul_here};
-
-/// Queries whose scores exist at one time.
-const BLOCK: usize = 64;
 
 /// Head counts, the layer's rule and the segment table: what attention has to know of a model and a batch.
 #[derive(Clone, Copy)]
@@ -30,8 +29,8 @@ pub struct Layout<'a> {
     pub kv_heads: usize,
     /// Scores and sight.
     pub rule: Rule,
-    /// Who sees whom.
-    pub segments: &'a Segments,
+    /// Who asks, and who sees whom.
+    pub asking: Asking<'a>,
     /// What is dropped of the probabilities.
     pub dropout: Option<Dropout<'a>>,
 }
@@ -41,17 +40,17 @@ pub struct Layout<'a> {
 pub struct Dropout<'a> {
     /// Probability that a key is dropped.
     pub p: f64,
-    /// The random stream of a query head and a block of queries, named by its first: the same in forward and backward.
+    /// The random stream of a query head and a block of queries, named by its first token: the same in forward and backward.
     pub stream: &'a (dyn Fn(usize, usize) -> Stream + Sync),
 }
 
 impl Dropout<'_> {
-    fn mask<T: Real>(&self, values: &mut Matrix<T>, head: usize, block: &Block) {
-        dropout::mask(values, self.p, (self.stream)(head, block.queries.start));
+    fn mask<T: Real>(&self, values: &mut Matrix<T>, head: usize, block: &Block<'_>) {
+        dropout::mask(values, self.p, (self.stream)(head, block.token));
     }
 }
 
-/// `log(sum(exp(s)))` of each head and query, `[heads * tokens]`: what forward saves.
+/// `log(sum(exp(s)))` of each head and query, `[heads * queries]`: what forward saves.
 pub struct Saved<T: Real> {
     log_sum: Buffer<T>,
 }
@@ -71,23 +70,22 @@ pub fn forward<T: Real>(
     layout: Layout<'_>,
     workspace: &Workspace<T>,
 ) -> (Matrix<T>, Saved<T>) {
-    let (tokens, dim, group) = (layout.segments.tokens(), q.cols(), layout.heads / layout.kv_heads);
+    let Layout { heads, kv_heads, rule, asking, .. } = layout;
+    let (queries, keys, dim, group) = (asking.count(), asking.segments.keys(), q.cols(), heads / kv_heads);
     let mut o = workspace.matrix(q.rows(), dim);
     let mut log_sum = workspace.buffer(q.rows());
-    let outputs = split_trees(o.data_mut(), tokens, dim, layout.segments);
-    let sums = split_trees(&mut log_sum, tokens, 1, layout.segments);
-    let trees = layout.segments.trees();
+    let (trees, parts) = (asking.segments.trees(), asking.trees());
+    let outputs = split_trees(o.data_mut(), heads, dim, &parts);
+    let sums = split_trees(&mut log_sum, heads, 1, &parts);
     outputs.into_par_iter().zip(sums).enumerate().with_max_len(1).for_each(|(task, (o, log_sum))| {
-        let (head, tree) = (task / trees.len(), &trees[task % trees.len()]);
-        let first = layout.segments.tree_tokens(tree).start;
-        let keys = layout.segments.keys();
+        let (head, tree) = (task / trees.len(), task % trees.len());
         let (q, k, v) =
-            (head_rows(q, head, tokens), head_rows(k, head / group, keys), head_rows(v, head / group, keys));
-        for block in blocks(layout.segments, tree, layout.rule) {
-            let mut p = scores(&q[block.queries.start * dim..], k, &block, layout.rule, dim, workspace);
-            let rows = block.queries.start - first;
+            (head_rows(q, head, queries), head_rows(k, head / group, keys), head_rows(v, head / group, keys));
+        for block in asking.blocks(&trees[tree], rule) {
+            let mut p = scores(&q[block.rows.start * dim..], k, &block, rule, dim, workspace);
+            let rows = block.rows.start - parts[tree].start;
             for i in 0..p.rows() {
-                log_sum[rows + i] = softmax(p.row_mut(i), block.visible(i, layout.rule));
+                log_sum[rows + i] = softmax(p.row_mut(i), block.visible(i, rule));
             }
             if let Some(dropout) = layout.dropout {
                 dropout.mask(&mut p, head, &block);
@@ -97,7 +95,7 @@ pub fn forward<T: Real>(
             for (index, keys) in block.keys.iter().enumerate() {
                 let p = p.view().columns(offset, offset + keys.len());
                 let v = MatRef::new(&v[keys.start * dim..], keys.len(), dim);
-                matmul_here(MatMut::new(o, block.queries.len(), dim), index > 0, p, v, T::ONE);
+                matmul_here(MatMut::new(o, block.rows.len(), dim), index > 0, p, v, T::ONE);
                 offset += keys.len();
             }
         }
@@ -115,29 +113,36 @@ pub fn backward<T: Real>(
     workspace: &Workspace<T>,
 ) -> [Matrix<T>; 3] {
     let [q, k, v] = inputs;
-    let (tokens, dim, group) = (layout.segments.tokens(), q.cols(), layout.heads / layout.kv_heads);
+    let Layout { heads, kv_heads, asking, .. } = layout;
+    let (queries, dim, group) = (asking.count(), q.cols(), heads / kv_heads);
     let mut dq = workspace.matrix(q.rows(), dim);
     let (mut dk, mut dv) = (workspace.zeros(k.rows(), dim), workspace.zeros(v.rows(), dim));
-    let trees = layout.segments.trees();
+    let (trees, parts) = (asking.segments.trees(), asking.trees());
     // one task for each key/value head and tree: it owns dk and dv there and the dq of the head's group, so that every sum has one fixed order
     let mut dq_parts: Vec<Option<&mut [T]>> =
-        split_trees(dq.data_mut(), tokens, dim, layout.segments).into_iter().map(Some).collect();
-    let tasks: Vec<Vec<&mut [T]>> = (0..layout.kv_heads * trees.len())
+        split_trees(dq.data_mut(), heads, dim, &parts).into_iter().map(Some).collect();
+    let tasks: Vec<Vec<&mut [T]>> = (0..kv_heads * trees.len())
         .map(|task| {
             let (kv_head, tree) = (task / trees.len(), task % trees.len());
             let heads = kv_head * group..(kv_head + 1) * group;
             heads.filter_map(|head| dq_parts[head * trees.len() + tree].take()).collect()
         })
         .collect();
-    let (all_keys, shared) = (layout.segments.keys(), layout.segments.virtual_tokens() * dim);
-    let dk_parts = split_trees(dk.data_mut(), all_keys, dim, layout.segments);
-    let dv_parts = split_trees(dv.data_mut(), all_keys, dim, layout.segments);
+    let (tokens, all_keys) = (asking.segments.tokens(), asking.segments.keys());
+    let shared = asking.segments.virtual_tokens() * dim;
+    let key_parts: Vec<_> = trees.iter().map(|tree| asking.segments.tree_tokens(tree)).collect();
+    // virtual tokens lie behind all trees' keys of a head
+    let [dk_parts, dv_parts] = [&mut dk, &mut dv].map(|gradient| {
+        let each = gradient.data_mut().chunks_exact_mut((all_keys * dim).max(1));
+        each.flat_map(|head| split_trees(&mut head[..tokens * dim], 1, dim, &key_parts)).collect::<Vec<_>>()
+    });
     // what all trees share has a part in each task, too; they are added up afterwards, in order
     let width = (2 * shared).max(1);
     let mut shared_parts = workspace.zeros(tasks.len(), width);
-    let parts = dk_parts.into_par_iter().zip(dv_parts).zip(shared_parts.data_mut().par_chunks_mut(width));
-    tasks.into_par_iter().zip(parts).enumerate().with_max_len(1).for_each(|(task, (dq, ((dk, dv), both)))| {
-        let (kv_head, tree) = (task / trees.len(), &trees[task % trees.len()]);
+    let both_parts = shared_parts.data_mut().par_chunks_mut(width);
+    let all_parts = dk_parts.into_par_iter().zip(dv_parts).zip(both_parts);
+    tasks.into_par_iter().zip(all_parts).enumerate().with_max_len(1).for_each(|(task, (dq, ((dk, dv), both)))| {
+        let (kv_head, tree) = (task / trees.len(), task % trees.len());
         let (virtual_dk, virtual_dv) = both.split_at_mut(shared);
         let (k, v) = (head_rows(k, kv_head, all_keys), head_rows(v, kv_head, all_keys));
         let mut keys = Keys { k, v, dk, dv, virtual_dk, virtual_dv };
@@ -145,13 +150,14 @@ pub fn backward<T: Real>(
             let head = kv_head * group + member;
             let queries = Queries {
                 head,
-                q: head_rows(q, head, tokens),
-                o: head_rows(o, head, tokens),
-                d_o: head_rows(d_o, head, tokens),
-                log_sum: &saved.log_sum[head * tokens..(head + 1) * tokens],
+                q: head_rows(q, head, queries),
+                o: head_rows(o, head, queries),
+                d_o: head_rows(d_o, head, queries),
+                log_sum: &saved.log_sum[head * queries..(head + 1) * queries],
+                first: parts[tree].start,
                 dq,
             };
-            backward_head(queries, &mut keys, layout, tree, dim, workspace);
+            backward_head(queries, &mut keys, layout, &trees[tree], dim, workspace);
         }
     });
     for (task, both) in shared_parts.data().chunks(width).enumerate() {
@@ -170,6 +176,8 @@ struct Queries<'a, T> {
     o: &'a [T],
     d_o: &'a [T],
     log_sum: &'a [T],
+    /// The row that `dq` begins with.
+    first: usize,
     dq: &'a mut [T],
 }
 
@@ -192,12 +200,12 @@ fn backward_head<T: Real>(
     dim: usize,
     workspace: &Workspace<T>,
 ) {
-    let Layout { segments, rule, .. } = layout;
-    let first = segments.tree_tokens(tree).start;
+    let Layout { asking, rule, .. } = layout;
+    let (tokens, first) = (asking.segments.tokens(), asking.segments.tree_tokens(tree).start);
     let scale = T::from_f64(rule.scale);
     let inverse_cap = T::from_f64(rule.softcap.map_or(0.0, |cap| 1.0 / cap));
-    for block in blocks(segments, tree, rule) {
-        let (rows, at) = (block.queries.len(), block.queries.start * dim);
+    for block in asking.blocks(tree, rule) {
+        let (rows, at) = (block.rows.len(), block.rows.start * dim);
         let d_o = MatRef::new(&queries.d_o[at..], rows, dim);
         let mut p = scores(&queries.q[at..], keys.k, &block, rule, dim, workspace);
         let mut ds = workspace.matrix(rows, p.cols());
@@ -211,10 +219,10 @@ fn backward_head<T: Real>(
             dropout.mask(&mut ds, queries.head, &block);
         }
         for i in 0..rows {
-            let token = block.queries.start + i;
-            let row = token * dim..(token + 1) * dim;
+            let query = block.rows.start + i;
+            let row = query * dim..(query + 1) * dim;
             let along = vector::dot(&queries.d_o[row.clone()], &queries.o[row]);
-            let (visible, log_sum) = (block.visible(i, rule), queries.log_sum[token]);
+            let (visible, log_sum) = (block.visible(i, rule), queries.log_sum[query]);
             let (p, ds) = (p.row_mut(i), ds.row_mut(i));
             score_gradients(&mut p[visible.clone()], &mut ds[visible.clone()], log_sum, along, inverse_cap);
             for row in [p, ds] {
@@ -226,11 +234,11 @@ fn backward_head<T: Real>(
             dropout.mask(&mut p, queries.head, &block);
         }
         let q = MatRef::new(&queries.q[at..], rows, dim);
-        let dq = &mut queries.dq[at - first * dim..];
+        let dq = &mut queries.dq[at - queries.first * dim..];
         let mut offset = 0;
         for (index, range) in block.keys.iter().enumerate() {
             let len = range.len();
-            let (from, dk, dv) = match range.start.checked_sub(segments.tokens()) {
+            let (from, dk, dv) = match range.start.checked_sub(tokens) {
                 Some(at) => (at * dim, &mut *keys.virtual_dk, &mut *keys.virtual_dv),
                 None => ((range.start - first) * dim, &mut *keys.dk, &mut *keys.dv),
             };
@@ -244,57 +252,11 @@ fn backward_head<T: Real>(
     }
 }
 
-/// Consecutive queries of one segment and the ranges of keys that any of them sees, in the order of the path.
-struct Block {
-    queries: Range<usize>,
-    keys: Vec<Range<usize>>,
-    /// Position of the first query.
-    position: usize,
-    /// Position of the first key.
-    first: usize,
-}
-
-impl Block {
-    /// Which of the block's keys query `i` of the block sees.
-    fn visible(&self, i: usize, rule: Rule) -> Range<usize> {
-        let held: usize = self.keys.iter().map(Range::len).sum();
-        let seen = rule.seen(self.position + i..self.position + i + 1, self.first + held);
-        seen.start.max(self.first) - self.first..seen.end - self.first
-    }
-}
-
-fn blocks<'a>(segments: &'a Segments, tree: &Range<usize>, rule: Rule) -> impl Iterator<Item = Block> + 'a {
-    tree.clone().flat_map(move |index| {
-        let segment = segments.list()[index].range();
-        let mut path = segments.ancestors(index);
-        let inherited: usize = path.iter().map(Range::len).sum();
-        path.push(segment.clone());
-        segment.clone().step_by(BLOCK).map(move |start| {
-            let queries = start..(start + BLOCK).min(segment.end);
-            let position = inherited + start - segment.start;
-            let seen = rule.seen(position..position + queries.len(), inherited + segment.len());
-            Block { queries, keys: section(&path, seen.clone()), position, first: seen.start }
-        })
-    })
-}
-
-/// The tokens at `positions` of a path that consists of `ranges`.
-fn section(ranges: &[Range<usize>], positions: Range<usize>) -> Vec<Range<usize>> {
-    let mut before = 0;
-    let mut cut = |range: &Range<usize>| {
-        let (from, to) = (positions.start.max(before), positions.end.min(before + range.len()));
-        let part = (from < to).then(|| range.start + from - before..range.start + to - before);
-        before += range.len();
-        part
-    };
-    ranges.iter().filter_map(&mut cut).collect()
-}
-
 /// Scores of a block, `[queries, keys]`; columns that a row does not see are computed but meaningless.
-fn scores<T: Real>(q: &[T], k: &[T], block: &Block, rule: Rule, dim: usize, workspace: &Workspace<T>) -> Matrix<T> {
+fn scores<T: Real>(q: &[T], k: &[T], block: &Block<'_>, rule: Rule, dim: usize, workspace: &Workspace<T>) -> Matrix<T> {
     let total = block.keys.iter().map(Range::len).sum();
-    let mut s = workspace.matrix(block.queries.len(), total);
-    let q = MatRef::new(q, block.queries.len(), dim);
+    let mut s = workspace.matrix(block.rows.len(), total);
+    let q = MatRef::new(q, block.rows.len(), dim);
     let mut offset = 0;
     for keys in &block.keys {
         let k = MatRef::new(&k[keys.start * dim..], keys.len(), dim);
@@ -327,15 +289,13 @@ fn head_rows<T: Real>(matrix: &Matrix<T>, head: usize, tokens: usize) -> &[T] {
     &matrix.data()[head * tokens * matrix.cols()..(head + 1) * tokens * matrix.cols()]
 }
 
-/// Cuts `[heads][rows][width]` into disjoint slices, one for each head and tree, heads outermost; rows behind the tokens are left out.
-fn split_trees<'a, T>(data: &'a mut [T], rows: usize, width: usize, segments: &Segments) -> Vec<&'a mut [T]> {
-    let mut parts = Vec::new();
-    for mut head in data.chunks_mut((rows * width).max(1)) {
-        for tree in segments.trees() {
-            let (part, rest) = head.split_at_mut(segments.tree_tokens(tree).len() * width);
-            parts.push(part);
-            head = rest;
-        }
+/// Cuts `[heads][rows][width]` into disjoint slices, one for each head and tree, heads outermost. `trees` are the rows of each, one after another.
+fn split_trees<'a, T>(mut data: &'a mut [T], heads: usize, width: usize, trees: &[Range<usize>]) -> Vec<&'a mut [T]> {
+    let mut parts = Vec::with_capacity(heads * trees.len());
+    for tree in (0..heads).flat_map(|_| trees) {
+        let (part, rest) = data.split_at_mut(tree.len() * width);
+        parts.push(part);
+        data = rest;
     }
     parts
 }
@@ -343,6 +303,7 @@ fn split_trees<'a, T>(data: &'a mut [T], rows: usize, width: usize, segments: &S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Segments;
     use crate::ops::difference::{check, dot, numbers};
 
     const DIM: usize = 4;
@@ -355,6 +316,15 @@ mod tests {
     /// The same, and the same behind virtual tokens.
     fn forests() -> [Segments; 2] {
         [forest(), forest().behind(3)]
+    }
+
+    fn all(segments: &Segments) -> Asking<'_> {
+        Asking { segments, tokens: None }
+    }
+
+    /// Some tokens: gaps, a run across blocks, a segment without any.
+    fn some() -> Vec<usize> {
+        (0..76).filter(|token| token % 3 == 1 || (50..70).contains(token) || *token == 80).collect()
     }
 
     fn matrix(workspace: &Workspace<f64>, values: &[f64]) -> Matrix<f64> {
@@ -388,7 +358,7 @@ mod tests {
             let (tokens, keys) = (segments.tokens(), segments.keys());
             let (q, k, v) =
                 (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments, dropout: None };
+            let layout = Layout { heads: 4, kv_heads: 2, rule, asking: all(segments), dropout: None };
             let inputs = [&q, &k, &v].map(|m| matrix(&workspace, m));
             let (o, _) = forward(&inputs[0], &inputs[1], &inputs[2], layout, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
@@ -426,12 +396,13 @@ mod tests {
         let forests = forests();
         let cases = forests.iter().flat_map(|segments| rules().map(move |rule| (segments, rule)));
         for (index, (segments, rule)) in cases.enumerate() {
-            let dropout = [None, Some(dropped)][index % 2];
-            let (tokens, keys) = (segments.tokens(), segments.keys());
+            let (dropout, some) = ([None, Some(dropped)][index % 2], some());
+            let asking = Asking { segments, tokens: (index % 3 == 1).then_some(&some) };
+            let (queries, keys) = (asking.count(), segments.keys());
             let (q, k, v) =
-                (numbers(4 * tokens * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
-            let d_o = numbers(4 * tokens * DIM, "do");
-            let layout = Layout { heads: 4, kv_heads: 2, rule, segments, dropout };
+                (numbers(4 * queries * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
+            let d_o = numbers(4 * queries * DIM, "do");
+            let layout = Layout { heads: 4, kv_heads: 2, rule, asking, dropout };
             let run = |q: &[f64], k: &[f64], v: &[f64]| {
                 forward(&matrix(&workspace, q), &matrix(&workspace, k), &matrix(&workspace, v), layout, &workspace)
             };
@@ -446,11 +417,39 @@ mod tests {
     }
 
     #[test]
+    fn some_queries_are_answered_as_among_all() {
+        let (workspace, some) = (Workspace::new(2).unwrap(), some());
+        for (segments, rule) in forests().iter().flat_map(|segments| rules().map(move |rule| (segments, rule))) {
+            let (tokens, keys) = (segments.tokens(), segments.keys());
+            let q = matrix(&workspace, &numbers(4 * tokens * DIM, "q"));
+            let [k, v] = ["k", "v"].map(|name| matrix(&workspace, &numbers(2 * keys * DIM, name)));
+            let run = |q: &Matrix<f64>, tokens: Option<&[usize]>| {
+                let asking = Asking { segments, tokens };
+                let layout = Layout { heads: 4, kv_heads: 2, rule, asking, dropout: None };
+                forward(q, &k, &v, layout, &workspace).0
+            };
+            let whole = run(&q, None);
+            for asked in [&some[..], &[tokens - 1], &[]] {
+                let rows: Vec<usize> =
+                    (0..4).flat_map(|head| asked.iter().map(move |token| head * tokens + token)).collect();
+                let picked: Vec<f64> = rows.iter().flat_map(|&row| q.row(row)).copied().collect();
+                let picked = matrix(&workspace, &picked);
+                let part = run(&picked, Some(asked));
+                assert_eq!(part.rows(), rows.len());
+                for (index, row) in rows.into_iter().enumerate() {
+                    let apart = part.row(index).iter().zip(whole.row(row)).map(|(a, b)| (a - b).abs());
+                    assert!(apart.fold(0.0, f64::max) < 1e-14, "{rule:?}, row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn keys_outside_the_window_weigh_nothing_at_all() {
         let (workspace, segments) = (Workspace::new(1).unwrap(), forest());
         let tokens = segments.tokens();
         let rule = Rule { window: Some(4), ..Rule::causal(DIM) };
-        let layout = Layout { heads: 1, kv_heads: 1, rule, segments: &segments, dropout: None };
+        let layout = Layout { heads: 1, kv_heads: 1, rule, asking: all(&segments), dropout: None };
         let (q, k, mut v) = (numbers(tokens * DIM, "q"), numbers(tokens * DIM, "k"), numbers(tokens * DIM, "v"));
         let run = |v: &[f64]| {
             forward(&matrix(&workspace, &q), &matrix(&workspace, &k), &matrix(&workspace, v), layout, &workspace).0

@@ -16,7 +16,7 @@ pub struct Batch {
     pub labels: Vec<Label>,
     /// Questions with candidates; where there are any, they are what is trained, and the labels' own weights do not count.
     pub choices: Vec<Choice>,
-    /// What whole sequences are to give, for models whose head classifies them; at most one for each root segment.
+    /// What whole sequences are to give, for models whose head classifies them; at most one for each root segment, in their order.
     pub targets: Vec<Target>,
 }
 

@@ -205,7 +205,8 @@ mod tests {
             };
             let (q, k, v) =
                 (matrix(heads * tokens, "q"), matrix(kv_heads * tokens, "k"), matrix(kv_heads * tokens, "v"));
-            let layout = attention::Layout { heads, kv_heads, rule, segments: &segments, dropout: None };
+            let asking = attention::Asking { segments: &segments, tokens: None };
+            let layout = attention::Layout { heads, kv_heads, rule, asking, dropout: None };
             let (expected, _) = attention::forward(&q, &k, &v, layout, &workspace);
 
             let run = |range: Range<usize>| {

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod attention;
 mod batch;
+mod blocks;
 pub mod choice;
 pub mod decode;
 pub mod dropout;

@@ -93,6 +93,19 @@ impl<T: Real> Table<T> {
         (&self.cos[range.clone()], &self.sin[range])
     }
 
+    /// The table of some of the tokens, in their order.
+    pub fn pick(&self, tokens: &[usize], workspace: &Workspace<T>) -> Self {
+        let mut picked = [(); 2].map(|()| workspace.buffer(tokens.len() * self.half));
+        for (row, &token) in tokens.iter().enumerate() {
+            let (cos, sin) = self.row(token);
+            for (to, from) in picked.iter_mut().zip([cos, sin]) {
+                to[row * self.half..(row + 1) * self.half].copy_from_slice(from);
+            }
+        }
+        let [cos, sin] = picked;
+        Self { cos, sin, half: self.half }
+    }
+
     /// Turns one head's row of token `token` forward: `out = R x`.
     pub fn rotate(&self, token: usize, x: &[T], out: &mut [T]) {
         let (cos, sin) = self.row(token);

@@ -118,7 +118,7 @@ pub(super) struct Work {
     pub(super) tokens: usize,
     /// Tokens that attention sees, summed over tokens.
     pub(super) seen: usize,
-    /// Tokens whose state the head reads: the last layer's MLP is computed for these alone.
+    /// Tokens whose state the head reads: of the last layer all but keys and values is computed for these alone.
     pub(super) read: usize,
     /// Rows of the head, forward and backward; rows that are only run forward count half.
     pub(super) head_rows: f64,

@@ -64,8 +64,7 @@ pub struct TrainTiming {
     pub tokens_per_sample: f64,
     /// Mean tokens of a micro-batch, padding among them.
     pub micro_batch_tokens: f64,
-    /// Floating-point operations of the measured steps over their tokens, as [`Cost`] counts them, less what the last layer does
-    /// not compute.
+    /// Floating-point operations of the measured steps over their tokens, as [`Cost`] counts them.
     pub flops: TokenFlops,
     /// Most bytes of the process at one time, where the system tells.
     pub peak_resident_bytes: Option<u64>,
@@ -151,7 +150,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
         samples_per_second: (micro_batches * bench.batch) as f64 / total,
         tokens_per_sample: work.tokens as f64 / (micro_batches * bench.batch) as f64,
         micro_batch_tokens: work.computed as f64 / micro_batches as f64,
-        flops: token_flops(work, &config, |length| cost(Training { length, ..training })),
+        flops: token_flops(work, training, cost),
         peak_resident_bytes: peak_resident_bytes(),
         losses,
         gradient_norms,
@@ -172,19 +171,16 @@ fn batches(bench: &TrainBench, config: &ModelConfig) -> Result<Batches, RunError
     }
 }
 
-/// Operations of `work` over its tokens; `cost(length)` is that of sequences of a length.
-fn token_flops(work: Work, config: &ModelConfig, cost: impl Fn(usize) -> Cost) -> TokenFlops {
+/// Operations of `work` over its tokens, for a pass whose cost is known.
+fn token_flops(work: Work, training: Training, cost: impl Fn(Training) -> Cost) -> TokenFlops {
     // a causal sequence sees half its length in the mean: the length whose half is what these tokens see
-    let cost = cost((2.0 * work.seen as f64 / work.computed.max(1) as f64).round() as usize);
-    let tokens = work.tokens.max(1) as f64;
-    let each = |flops: u64, rows: f64| flops as f64 * rows / tokens;
-    let (computed, unread) = (work.computed as f64, (work.computed - work.read) as f64);
-    // the cost counts the last MLP for every token, as in the other layers
-    let mlp_linears = if config.gated() { 3 } else { 2 };
-    let last_mlp = each((2 * mlp_linears * config.hidden_size * config.intermediate_size) as u64, unread);
+    let length = (2.0 * work.seen as f64 / work.computed.max(1) as f64).round() as usize;
+    let cost = cost(Training { tokens: work.computed, labels: work.read, length, ..training });
+    let each = |flops: u64, rows: f64| flops as f64 * rows / work.tokens.max(1) as f64;
+    let computed = work.computed as f64;
     TokenFlops {
-        forward: each(cost.forward_flops, computed) - last_mlp,
-        backward: each(cost.backward_flops, computed) - last_mlp,
+        forward: each(cost.forward_flops, computed),
+        backward: each(cost.backward_flops, computed),
         head: each(cost.head_flops, work.head_rows),
         adapter: each(cost.adapter_flops, computed),
     }
