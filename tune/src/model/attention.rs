@@ -121,8 +121,8 @@ impl<T: Real> Attention<T> {
         })
     }
 
-    /// As [`Self::forward`] around any attention, with queries for the rows `rows` of `x` alone where they are given: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual tokens, and
-    /// returns the attention output, token-major, and what it keeps.
+    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual
+    /// tokens, and returns the attention output, token-major, and what it keeps.
     pub(super) fn forward_with<A>(
         &self,
         x: Given<'_, T>,

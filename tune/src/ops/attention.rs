@@ -2,8 +2,8 @@
 //!
 //! Everything is head-major (see [`super::heads`]): `q, o [heads * queries, head_dim]`, `k, v [kv_heads * tokens, head_dim]`; the queries are those of all
 //! tokens or of some. A query of a segment sees tokens of the segment's ancestors and of its own segment: which of them is the layer's [`Rule`]. Keys that no
-//! query of a block sees are not touched. Scores exist for one block of queries at a time (see [`super::blocks`]); forward keeps the logarithm of each softmax's denominator, from which backward computes the
-//! probabilities again.
+//! query of a block sees are not touched. Scores exist for one block of queries at a time (see [`super::blocks`]); forward keeps the logarithm of each
+//! softmax's denominator, from which backward computes the probabilities again.
 //!
 //! With `s = scale q k^T`, `p = softmax(s)`, `o = p v` and `D = sum(do * o)`: `dv = p^T do`, `ds = p (do v^T - D)`, `dq = scale ds k`, `dk = scale ds^T q`.
 //! A soft cap c bends scores first, `s' = c tanh(s / c)`, and multiplies ds by `1 - (s' / c)^2`. Dropout with the mask m makes `o = (p m) v`, `dv = (p m)^T do`,

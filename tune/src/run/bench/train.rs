@@ -1,8 +1,8 @@
 //! `quanta bench train`: seconds of training steps on random weights and random tokens, with the lengths of real prompts.
 //!
 //! Speed does not depend on the values. Prompts are log-normal around a mean length, clipped to 64..512, answers are five tokens, and the loss is on the
-//! answers only; [`Layout`](super::Layout) leaves out one saving of training's at a time. Real questions can stand in for the random tokens. `none` trains next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way
-//! down.
+//! answers only; [`Layout`](super::Layout) leaves out one saving of training's at a time. Real questions can stand in for the random tokens. `none` trains
+//! next to nothing, at the bottom of the model: what the frozen model costs by itself, with its gradient running all the way down.
 
 use std::time::Instant;
 
