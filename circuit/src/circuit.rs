@@ -46,8 +46,49 @@ pub fn apply_on<T: Real>(
     d_out: usize,
     scale: T,
 ) {
-    check_shapes(plan, gates, x, d_in, y, d_out);
-    tiled::apply(unit.map_or_else(T::kernels, T::kernels_on), plan, gates, x, d_in, y, d_out, scale);
+    apply_each(unit, x, d_in, &mut [Sum { plan, terms: &[(gates, scale)], y, d_out }]);
+}
+
+/// A sum of circuits of one plan, and where it goes.
+pub struct Sum<'a, T> {
+    /// The plan of all terms.
+    pub plan: &'a Plan,
+    /// Each term's gates, as in [`apply`], and its factor.
+    pub terms: &'a [(&'a [T], T)],
+    /// `[tokens, d_out]`: the sum is added to it.
+    pub y: &'a mut [T],
+    /// Width of `y`.
+    pub d_out: usize,
+}
+
+/// Adds several sums of circuits of the same `x [tokens, d_in]`, which is read once: `y += sum_i scale_i T_i(x)` for each of them, in the arithmetic of
+/// [`apply_on`].
+///
+/// A sum of several terms is formed before it is added to `y`, so that equal circuits of opposite factors cancel exactly.
+///
+/// # Panics
+/// As [`apply_on`] for every term.
+///
+/// ```
+/// use quanta_circuit::{Plan, Sum, apply_each};
+/// let plan = Plan::free(&[2, 2], &[vec![-1]])?;
+/// let (swap, twice) = ([0.0, 1.0, 1.0, 0.0], [2.0, 0.0, 0.0, 2.0]);
+/// let (mut y, mut z) = ([0.0; 4], [1.0; 4]);
+/// let sums = &mut [
+///     Sum { plan: &plan, terms: &[(&swap, 1.0), (&twice, -1.0)], y: &mut y, d_out: 4 },
+///     Sum { plan: &plan, terms: &[(&twice, 0.5)], y: &mut z, d_out: 4 },
+/// ];
+/// apply_each(None, &[1.0, 2.0, 3.0, 4.0], 4, sums);
+/// assert_eq!((y, z), ([0.0, -3.0, -2.0, -5.0], [2.0, 3.0, 4.0, 5.0]));
+/// # Ok::<(), quanta_circuit::PlanError>(())
+/// ```
+pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut [Sum<'_, T>]) {
+    for sum in sums.iter() {
+        for (gates, _) in sum.terms {
+            check_shapes(sum.plan, gates, x, d_in, sum.y, sum.d_out);
+        }
+    }
+    tiled::apply_each(unit.map_or_else(T::kernels, T::kernels_on), x, d_in, sums);
 }
 
 /// Adds the gradients of [`apply`] to `dx` and `dgates`: `dx += scale * T^t dy`, `dgates += scale * d<dy, T(x)>/dgates`.

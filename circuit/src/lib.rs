@@ -35,7 +35,7 @@
 //!
 //! # Rooms
 //! [`Plan`] describes (as text, einsum, picture), [`init`] fills, [`apply`] and [`backward`] compute, [`reference`](mod@reference) judges,
-//! [`apply_on`] and [`backward_on`] compute in the arithmetic of a matrix [`unit`], [`operator`](fn@operator) and [`pull_back`] go to the full matrix and
+//! [`apply_each`] shares an input, [`apply_on`] and [`backward_on`] compute in the arithmetic of a matrix [`unit`], [`operator`](fn@operator) and [`pull_back`] go to the full matrix and
 //! back, [`Plan::cost`] counts, and [`theory`] asks what circuits can represent. No files, no models: those are other crates' work.
 
 mod circuit;
@@ -52,7 +52,7 @@ mod real;
 mod text;
 pub mod theory;
 
-pub use circuit::{apply, apply_on, backward, backward_on, instruction_set};
+pub use circuit::{Sum, apply, apply_each, apply_on, backward, backward_on, instruction_set};
 pub use cost::{Application, Cost};
 pub use einsum::{EinsumError, gates_of_einsum, symbol};
 pub use kernel::{permuted, reference, unit};

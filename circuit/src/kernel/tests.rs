@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::unit::{self, Unit};
 use super::unit_kernels::on_unit;
 use super::{Kernels, reference, tiled, vector};
-use crate::{Plan, Real};
+use crate::{Plan, Real, Sum};
 
 /// Numbers in [-1, 1) from a linear congruential generator: reproducible and the same on every machine.
 pub(crate) fn numbers<T: Real>(len: usize, seed: u64) -> Vec<T> {
@@ -71,7 +71,7 @@ fn computed<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Resul
     let Case { gates, x, dy, d_in, d_out } = case;
     let [mut y, mut dx, mut dgates] = start(case);
     let scale = T::from_f64(-1.5);
-    tiled::apply(kernels, plan, gates, x, *d_in, &mut y, *d_out, scale);
+    tiled::apply_each(kernels, x, *d_in, &mut [Sum { plan, terms: &[(gates, scale)], y: &mut y, d_out: *d_out }]);
     tiled::backward(kernels, plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
     [y, dx, dgates]
 }
@@ -193,6 +193,67 @@ fn wide_gates_on_a_unit_equal_the_reference() {
     }
 }
 
+/// Plans of different shapes over one input, sums of one to three terms, a plan without gates; against one application after the other.
+#[test]
+fn sums_of_circuits_share_their_input() {
+    let plans = [
+        Plan::all_pairs(&[5, 4, 3]).unwrap(),
+        Plan::new(&[8, 9], &[(vec![-1], Some(vec![5])), (vec![-1, -2], None)]).unwrap(),
+        Plan::new(&[6, 9], &[]).unwrap(),
+    ];
+    let d_in = 57;
+    for kernels in vector::all_f32().iter().copied().chain(on_units()) {
+        for tokens in [0, 1, 31, 150] {
+            let x = numbers::<f32>(tokens * d_in, 2);
+            let each: Vec<(&Plan, usize, usize)> =
+                vec![(&plans[0], 60, 2), (&plans[1], 33, 1), (&plans[2], 50, 3), (&plans[0], 40, 1)];
+            let gates: Vec<Vec<f32>> = (0..7).map(|seed| numbers(2000, seed)).collect();
+            let mut next = 0;
+            let terms: Vec<Vec<(&[f32], f32)>> = each
+                .iter()
+                .map(|&(plan, _, count)| {
+                    let here = next..next + count;
+                    next += count;
+                    here.map(|i| (&gates[i][..plan.parameters()], [1.0, -0.5, 2.0][i % 3])).collect()
+                })
+                .collect();
+            let start = |d_out: usize| numbers::<f32>(tokens * d_out, 4);
+            let mut together: Vec<Vec<f32>> = each.iter().map(|&(_, d_out, _)| start(d_out)).collect();
+            let outputs = together.iter_mut().zip(&each).zip(&terms);
+            let mut sums: Vec<_> =
+                outputs.map(|((y, &(plan, d_out, _)), terms)| Sum { plan, terms, y, d_out }).collect();
+            tiled::apply_each(kernels, &x, d_in, &mut sums);
+            drop(sums);
+            for ((got, &(plan, d_out, _)), terms) in together.iter().zip(&each).zip(&terms) {
+                let mut expected = start(d_out);
+                for term in terms {
+                    let terms = std::slice::from_ref(term);
+                    tiled::apply_each(kernels, &x, d_in, &mut [Sum { plan, terms, y: &mut expected, d_out }]);
+                }
+                for (got, expected) in got.iter().zip(&expected) {
+                    assert!(
+                        (got - expected).abs() <= 1e-5 * (1.0 + expected.abs()),
+                        "{}: {got} {expected}",
+                        kernels.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_circuits_cancel_exactly() {
+    let plan = Plan::all_pairs(&[9, 8]).unwrap();
+    let (gates, x) = (numbers::<f32>(plan.parameters(), 1), numbers::<f32>(50 * 72, 2));
+    for unit in [None, Some(Unit::Portable)] {
+        let mut y = numbers::<f32>(50 * 72, 3);
+        let terms: [(&[f32], f32); 2] = [(&gates, 1.0), (&gates, -1.0)];
+        crate::apply_each(unit, &x, 72, &mut [Sum { plan: &plan, terms: &terms, y: &mut y, d_out: 72 }]);
+        assert_eq!(y, numbers::<f32>(50 * 72, 3));
+    }
+}
+
 #[test]
 fn a_token_does_not_depend_on_its_place_in_a_tile() {
     let plan = Plan::all_pairs(&[3, 4, 5]).unwrap();
@@ -202,7 +263,8 @@ fn a_token_does_not_depend_on_its_place_in_a_tile() {
         for token in [0, 15, 16, 31, 32, 63, 74] {
             let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
             let x = &case.x[token * 60..(token + 1) * 60];
-            tiled::apply(kernels, &plan, &case.gates, x, 60, &mut alone, 57, -1.5);
+            let sum = Sum { plan: &plan, terms: &[(&case.gates, -1.5)], y: &mut alone, d_out: 57 };
+            tiled::apply_each(kernels, x, 60, &mut [sum]);
             assert_eq!(alone, y[token * 57..(token + 1) * 57], "{}, token {token}", kernels.name);
         }
     }

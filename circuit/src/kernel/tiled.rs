@@ -10,33 +10,43 @@ use super::schedule::{Schedule, Step};
 use super::scratch::with_scratch;
 use super::transfer::Transfer;
 use super::{Kernels, Target};
-use crate::{Plan, Real};
+use crate::{Plan, Real, Sum};
 
 /// Chunks of tokens that gate gradients are summed over separately: enough to feed many threads, few enough that adding them up costs little.
 const CHUNKS: usize = 16;
 
-/// [`crate::apply`] on the given kernels; the shapes have been checked.
-pub(crate) fn apply<T: Real>(
-    kernels: &Kernels<T>,
-    plan: &Plan,
-    gates: &[T],
-    x: &[T],
-    d_in: usize,
-    y: &mut [T],
+/// A sum made ready: its schedule, the gates of its terms packed one term after another, and their factors.
+struct Ready<'a, T> {
+    schedule: Schedule,
+    packed: &'a [T],
+    scales: Vec<T>,
     d_out: usize,
-    scale: T,
-) {
-    let schedule = Schedule::new(plan, d_in, d_out);
-    let tile = schedule.tile::<T>(kernels.lanes);
-    let packed_len = schedule.steps.iter().map(|step| kernels.packed_len(step)).sum();
-    with_scratch(packed_len, |packed: &mut [T]| {
-        pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
-        let packed = &*packed;
-        let work = |(x, y): (&[T], &mut [T])| apply_tile(kernels, &schedule, packed, x, d_in, y, d_out, scale);
+}
+
+/// [`crate::apply_each`] on the given kernels; the shapes have been checked.
+pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, sums: &mut [Sum<'_, T>]) {
+    let schedules: Vec<_> = sums.iter().map(|sum| Schedule::new(sum.plan, d_in, sum.d_out)).collect();
+    let Some(tile) = schedules.iter().map(|schedule| schedule.tile::<T>(kernels.lanes)).min() else { return };
+    let packed_len = |schedule: &Schedule| schedule.steps.iter().map(|step| kernels.packed_len(step)).sum::<usize>();
+    let total = sums.iter().zip(&schedules).map(|(sum, schedule)| sum.terms.len() * packed_len(schedule)).sum();
+    with_scratch(total, |mut packed: &mut [T]| {
+        let (mut ready, mut outputs) = (Vec::with_capacity(sums.len()), Vec::with_capacity(sums.len()));
+        for (sum, schedule) in sums.iter_mut().zip(schedules) {
+            let (here, rest) = packed.split_at_mut(sum.terms.len() * packed_len(&schedule));
+            packed = rest;
+            for ((gates, _), packed) in sum.terms.iter().zip(here.chunks_mut(packed_len(&schedule).max(1))) {
+                pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+            }
+            let scales = sum.terms.iter().map(|(_, scale)| *scale).collect();
+            ready.push(Ready { schedule, packed: here, scales, d_out: sum.d_out });
+            outputs.push(sum.y.chunks_mut(tile * sum.d_out));
+        }
+        let mut tasks = x.chunks(tile * d_in).map(|x| (x, outputs.iter_mut().filter_map(Iterator::next).collect()));
+        let work = |(x, ys): (&[T], Vec<&mut [T]>)| apply_tile(kernels, &ready, x, d_in, ys);
         if x.len() <= tile * d_in {
-            work((x, y));
+            tasks.for_each(work);
         } else {
-            x.par_chunks(tile * d_in).zip(y.par_chunks_mut(tile * d_out)).with_max_len(1).for_each(work);
+            tasks.by_ref().collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work);
         }
     });
 }
@@ -55,41 +65,75 @@ fn pack<T: Real>(
     }
 }
 
-fn apply_tile<T: Real>(
+/// All sums on one tile of tokens, whose input is read once.
+fn apply_tile<T: Real>(kernels: &Kernels<T>, ready: &[Ready<'_, T>], x: &[T], d_in: usize, ys: Vec<&mut [T]>) {
+    let width = (x.len() / d_in).next_multiple_of(kernels.lanes);
+    let largest = |len: &dyn Fn(&Schedule) -> usize| ready.iter().map(|sum| len(&sum.schedule)).max().unwrap_or(0);
+    let (in_len, out_len) = (largest(&|schedule| schedule.in_len), largest(&|schedule| schedule.out_len));
+    let buffer = width * largest(&|schedule| schedule.max_len);
+    let panel = largest(&|schedule| schedule.steps.iter().map(|step| kernels.forward_scratch(step)).max().unwrap_or(0));
+    // a single circuit may overwrite its input, and a sum of one term needs no place for the sum
+    let shared = if ready.iter().map(|sum| sum.scales.len()).sum::<usize>() > 1 { in_len * width } else { 0 };
+    let summed = if ready.iter().any(|sum| sum.scales.len() > 1) { out_len * width } else { 0 };
+    with_scratch(shared + summed + 2 * buffer + panel, |scratch: &mut [T]| {
+        let (input, scratch) = scratch.split_at_mut(shared);
+        let (total, scratch) = scratch.split_at_mut(summed);
+        let (first, scratch) = scratch.split_at_mut(buffer);
+        let (second, panel) = scratch.split_at_mut(buffer);
+        load(kernels, x, d_in, in_len, if shared > 0 { &mut *input } else { &mut *first }, width);
+        let input = (shared > 0).then_some(&*input);
+        for (sum, y) in ready.iter().zip(ys) {
+            let (schedule, len) = (&sum.schedule, sum.schedule.out_len * width);
+            let terms = sum.packed.len() / sum.scales.len().max(1);
+            for (term, &scale) in sum.scales.iter().enumerate() {
+                let packed = &sum.packed[term * terms..(term + 1) * terms];
+                let state = run(kernels, schedule, packed, input, first, second, width, panel);
+                if sum.scales.len() == 1 {
+                    unload(kernels, state, schedule.out_len, width, y, sum.d_out, scale);
+                    continue;
+                }
+                let pairs = total[..len].iter_mut().zip(&*state);
+                match term {
+                    0 => pairs.for_each(|(total, value)| *total = scale * *value),
+                    _ => pairs.for_each(|(total, value)| *total += scale * *value),
+                }
+            }
+            if sum.scales.len() > 1 {
+                unload(kernels, total, schedule.out_len, width, y, sum.d_out, T::ONE);
+            }
+        }
+    });
+}
+
+/// All gates on one tile: from `input`, or from what stands in `first` where there is none; returns the buffer with the output.
+fn run<'a, T: Real>(
     kernels: &Kernels<T>,
     schedule: &Schedule,
-    packed: &[T],
-    x: &[T],
-    d_in: usize,
-    y: &mut [T],
-    d_out: usize,
-    scale: T,
-) {
-    let tokens = x.len() / d_in;
-    if tokens == 0 {
-        return;
-    }
-    let width = tokens.next_multiple_of(kernels.lanes);
-    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step)).max().unwrap_or(0);
-    let buffer = schedule.max_len * width;
-    with_scratch(2 * buffer + panel, |scratch: &mut [T]| {
-        let (states, panel) = scratch.split_at_mut(2 * buffer);
-        let (first, second) = states.split_at_mut(buffer);
-        load(kernels, x, d_in, schedule.in_len, first, width);
-        let (mut current, mut other) = (first, second);
-        let mut offset = 0;
-        for step in &schedule.steps {
-            let packed = &packed[offset..offset + kernels.packed_len(step)];
-            offset += packed.len();
-            if step.fits_in_place() {
-                kernels.forward_in_place(step, packed, current, width, panel);
-            } else {
-                kernels.forward_between(step, packed, current, other, width, panel);
+    mut packed: &[T],
+    mut input: Option<&[T]>,
+    first: &'a mut [T],
+    second: &'a mut [T],
+    width: usize,
+    panel: &mut [T],
+) -> &'a mut [T] {
+    let (mut current, mut other) = (first, second);
+    for step in &schedule.steps {
+        let (gate, rest) = packed.split_at(kernels.packed_len(step));
+        packed = rest;
+        match input.take() {
+            Some(input) => kernels.forward_between(step, gate, input, current, width, panel),
+            None if step.fits_in_place() => kernels.forward_in_place(step, gate, current, width, panel),
+            None => {
+                kernels.forward_between(step, gate, current, other, width, panel);
                 std::mem::swap(&mut current, &mut other);
             }
         }
-        unload(kernels, current, schedule.out_len, width, y, d_out, scale);
-    });
+    }
+    if let Some(input) = input {
+        let len = schedule.out_len * width;
+        current[..len].copy_from_slice(&input[..len]);
+    }
+    current
 }
 
 /// Rows of tokens into the front of `tile`.

@@ -9,6 +9,7 @@
 use quanta_circuit::{self as circuit, Plan};
 use serde_json::{Map, Value, json};
 
+use super::circuits::Circuits;
 use super::low_rank::{kaiming, wide};
 use super::method::{number, object};
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
@@ -235,10 +236,15 @@ impl<T: Real> Adapter<T> for Attached<T> {
         &mut self.parameters
     }
 
+    fn circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
+        let terms = vec![(self.parameters.trainable(), T::from_f64(self.scale))];
+        Some(Circuits { unit: pass.unit(self.bf16, rows), plan: &self.plan, terms })
+    }
+
     fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
-        let ([d_in, d_out], scale) = (self.widths, T::from_f64(self.scale));
-        let unit = pass.unit(self.bf16, x.rows());
-        circuit::apply_on(unit, &self.plan, self.parameters.trainable(), x.data(), d_in, y.data_mut(), d_out, scale);
+        if let Some(circuits) = self.circuits(x.rows(), pass) {
+            circuits.add(x, y);
+        }
         Saved::default()
     }
 

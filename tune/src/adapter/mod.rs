@@ -19,6 +19,7 @@
 mod authors;
 mod axes;
 mod bottleneck;
+mod circuits;
 mod dense_bottleneck;
 mod dora;
 mod full;
@@ -44,6 +45,7 @@ mod tensor_train;
 
 pub use authors::{AuthorsProblem, AuthorsSite, authors_name, authors_sites};
 pub use axes::Axes;
+pub use circuits::{Circuits, add_each};
 pub use dense_bottleneck::{BottleneckStart, DenseBottleneck};
 pub use dora::Dora;
 pub use full::Full;
@@ -111,6 +113,12 @@ pub trait Adapter<T: Real>: Send + Sync {
 
     /// Which of its trainable parameters are the site's magnitude m, `[d_out]`: the model then scales row i of `W0 + sum of updates` to length m_i.
     fn magnitude(&self) -> Option<Range<usize>> {
+        None
+    }
+
+    /// What [`Self::forward`] adds to `y` for so many rows, where that is circuits of `x` and backward needs nothing besides: sites that read the same `x` add
+    /// theirs together then, instead of calling it.
+    fn circuits(&self, _rows: usize, _pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
         None
     }
 

@@ -11,6 +11,7 @@ use quanta_circuit::{self as circuit, Gate, Plan, PlanError};
 use serde_json::{Map, Value, json};
 
 use super::axes::Axes;
+use super::circuits::Circuits;
 use super::method::object;
 use super::pattern::Pattern;
 use super::{Adapter, Parameters, Pass, Saved, Settings, Site, Tensor, lay_out};
@@ -365,48 +366,46 @@ impl<T: Real> Adapter<T> for Attached<T> {
         self.frozen == Frozen::Reference
     }
 
-    fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
-        let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
-        let (unfolded, unit) = (self.frozen == Frozen::Circuit, pass.unit(self.bf16, x.rows()));
-        if unfolded {
-            // T - S is formed before W0 x joins, so that equal circuits cancel exactly
-            let mut difference = pass.workspace.zeros(y.rows(), y.cols());
-            let dropped = self.dropped(x, pass);
-            let input = dropped.as_ref().unwrap_or(x).data();
-            circuit::apply_on(
-                unit,
-                plan,
-                self.parameters.trainable(),
-                input,
-                *d_in,
-                difference.data_mut(),
-                *d_out,
-                T::ONE,
-            );
-            if self.settings.init == Initial::Identity {
-                for row in 0..x.rows() {
-                    let passed = self.passed();
-                    let out = &mut difference.row_mut(row)[..passed];
-                    out.iter_mut().zip(x.row(row)).for_each(|(out, &x)| *out -= x);
-                }
-            } else {
-                circuit::apply_on(
-                    unit,
-                    plan,
-                    self.parameters.frozen(),
-                    x.data(),
-                    *d_in,
-                    difference.data_mut(),
-                    *d_out,
-                    -T::ONE,
-                );
-            }
-            y.add(&difference);
-        } else {
-            let dropped = self.dropped(x, pass);
-            let input = dropped.as_ref().unwrap_or(x).data();
-            circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, y.data_mut(), *d_out, T::ONE);
+    fn circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
+        let beside = self.frozen == Frozen::Circuit;
+        // T of dropped inputs and S of all of them are not circuits of one x, and the identity is cheaper without one
+        if self.stream(pass).is_some() || beside && self.settings.init == Initial::Identity {
+            return None;
         }
+        let mut terms = vec![(self.parameters.trainable(), T::ONE)];
+        if beside {
+            terms.push((self.parameters.frozen(), -T::ONE));
+        }
+        Some(Circuits { unit: pass.unit(self.bf16, rows), plan: &self.plan, terms })
+    }
+
+    fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
+        if let Some(circuits) = self.circuits(x.rows(), pass) {
+            circuits.add(x, y);
+            return Saved::default();
+        }
+        let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
+        let unit = pass.unit(self.bf16, x.rows());
+        let dropped = self.dropped(x, pass);
+        let input = dropped.as_ref().unwrap_or(x).data();
+        if self.frozen != Frozen::Circuit {
+            circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, y.data_mut(), *d_out, T::ONE);
+            return Saved::default();
+        }
+        // T - S is formed before W0 x joins, so that equal circuits cancel exactly
+        let mut difference = pass.workspace.zeros(y.rows(), y.cols());
+        let to = difference.data_mut();
+        circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, to, *d_out, T::ONE);
+        if self.settings.init == Initial::Identity {
+            let passed = self.passed();
+            for row in 0..x.rows() {
+                let out = &mut difference.row_mut(row)[..passed];
+                out.iter_mut().zip(x.row(row)).for_each(|(out, &x)| *out -= x);
+            }
+        } else {
+            circuit::apply_on(unit, plan, self.parameters.frozen(), x.data(), *d_in, to, *d_out, -T::ONE);
+        }
+        y.add(&difference);
         Saved::default()
     }
 

@@ -133,18 +133,14 @@ impl<T: Real> Attention<T> {
         attend: impl FnOnce([&Matrix<T>; 3]) -> (Matrix<T>, A),
     ) -> (Matrix<T>, Saved<T, A>) {
         let (workspace, rope) = (pass.workspace, ropes.get(self.rope));
-        let asking = rows.map(|rows| pick(&x, rows, pass));
-        let (q, saved_q) = self.query.forward(asking.as_ref().unwrap_or(&x), pass);
-        drop(asking);
+        let [(q, saved_q), (k, saved_k), (v, saved_v)] = self.project(&x, rows, pass);
+        drop(x);
         let (q, normed_q) = norm_heads(q, self.query_norm.as_ref(), self.heads, workspace);
         let picked = picked_rope(rope, rows, workspace);
         let q = heads::split(&q, self.heads, picked.as_ref().or(rope), workspace);
         drop(picked);
-        let (k, saved_k) = self.key.forward(&x, pass);
         let (k, normed_k) = norm_heads(k, self.key_norm.as_ref(), self.kv_heads, workspace);
         let k = heads::split(&k, self.kv_heads, rope, workspace);
-        let (v, saved_v) = self.value.forward(&x, pass);
-        drop(x);
         let v = heads::split(&v, self.kv_heads, None, workspace);
         let [k, v] = match learned {
             None => [k, v],
@@ -154,6 +150,14 @@ impl<T: Real> Attention<T> {
         let (y, saved_o) = self.output.forward(&merged, pass);
         let linears = [saved_q, saved_k, saved_v, saved_o];
         (y, Saved { q, k, v, normed: [normed_q, normed_k], attended, linears })
+    }
+
+    /// Queries of the rows `rows` of `x`, or of all, and all keys and values, before rotation.
+    fn project(&self, x: &Matrix<T>, rows: Option<&[usize]>, pass: &Pass<'_, T>) -> [(Matrix<T>, LinearSaved<T>); 3] {
+        let Some(rows) = rows else { return Linear::forward_each([&self.query, &self.key, &self.value], x, pass) };
+        let queries = self.query.forward(&pick(x, rows, pass), pass);
+        let [keys, values] = Linear::forward_each([&self.key, &self.value], x, pass);
+        [queries, keys, values]
     }
 
     /// From the gradient `dy` of the output: the gradients of what trains, and the input's where it is wanted. `rows` are those of forward.

@@ -8,7 +8,7 @@
 //! of W0 and all updates, is a constant of a pass; [`Linear::prepare`] takes it anew after parameters moved.
 
 use super::trained::{Unfrozen, linear_gradient};
-use crate::adapter::{Adapter, Gradients, Pass, Place, Saved as AdapterSaved, Site};
+use crate::adapter::{Adapter, Circuits, Gradients, Pass, Place, Saved as AdapterSaved, Site, add_each};
 use crate::ops::{Weight, row_lengths};
 use crate::tensor::{Matrix, Real};
 
@@ -218,6 +218,39 @@ impl<T: Real> Linear<T> {
 
     /// `x [n, d_in]` to `y [n, d_out]`, and what backward needs.
     pub fn forward(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let [result] = Self::forward_each([self], x, pass);
+        result
+    }
+
+    /// [`Self::forward`] of several linears that read the same `x`: it is read once for the circuits that stand first at each.
+    pub fn forward_each<const N: usize>(
+        linears: [&Self; N],
+        x: &Matrix<T>,
+        pass: &Pass<'_, T>,
+    ) -> [(Matrix<T>, Saved<T>); N] {
+        let mut products = linears.map(|linear| linear.product(x, pass));
+        let mut together = Vec::with_capacity(N);
+        for (linear, (y, _)) in linears.into_iter().zip(&mut products) {
+            if let Some(circuits) = linear.first_circuits(x.rows(), pass) {
+                together.push((circuits, y));
+            }
+        }
+        add_each(x, together);
+        let mut products = products.into_iter();
+        linears.map(|linear| {
+            let (y, saved) = products.next().expect("one for each linear");
+            linear.finish(x, y, saved, pass)
+        })
+    }
+
+    /// The circuits of the adapter that stands first beside the product, where it has some and `x` itself is their input.
+    fn first_circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
+        let (_, first) = self.at(Place::Delta).next().filter(|_| self.at(Place::Input).next().is_none())?;
+        first.adapter.circuits(rows, pass)
+    }
+
+    /// The product with the weight, and what stands before it has kept.
+    fn product(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
         let mut saved = Saved::default();
         saved.adapters.resize_with(self.attached.len(), AdapterSaved::default);
         for (index, attached) in self.at(Place::Input) {
@@ -226,9 +259,21 @@ impl<T: Real> Linear<T> {
             saved.adapters[index] = attached.adapter.forward(source, &mut next, pass);
             saved.inputs.push(next);
         }
+        let y = self.weight.forward(saved.inputs.last().unwrap_or(x), pass.workspace);
+        (y, saved)
+    }
+
+    /// Everything that follows the product and [`Self::first_circuits`].
+    fn finish(
+        &self,
+        x: &Matrix<T>,
+        mut y: Matrix<T>,
+        mut saved: Saved<T>,
+        pass: &Pass<'_, T>,
+    ) -> (Matrix<T>, Saved<T>) {
         let input = saved.inputs.last().unwrap_or(x);
-        let mut y = self.weight.forward(input, pass.workspace);
-        for (index, attached) in self.at(Place::Delta) {
+        let done = usize::from(self.first_circuits(x.rows(), pass).is_some());
+        for (index, attached) in self.at(Place::Delta).skip(done) {
             saved.adapters[index] = attached.adapter.forward(input, &mut y, pass);
         }
         if let Some((_, m)) = self.magnitude() {
