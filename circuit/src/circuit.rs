@@ -3,7 +3,7 @@
 //! The two functions here check the shapes of all slices and hand over to the fast kernel of this machine. The arithmetic is in `kernel`, its
 //! plain-loop judge in [`crate::reference`].
 
-use crate::kernel::{check_shapes, tiled};
+use crate::kernel::{check_gates, check_rows, check_shapes, tiled};
 use crate::unit::Unit;
 use crate::{Plan, Real};
 
@@ -31,8 +31,8 @@ pub fn apply<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &mut [T
     apply_on(None, plan, gates, x, d_in, y, d_out, scale);
 }
 
-/// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, as good as 17 bits, with sums in f32.
-/// In f64, and for none, it is [`apply`].
+/// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, 2^-17 off at most, and the product of the two
+/// lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, and for none, it is [`apply`].
 ///
 /// # Panics
 /// As [`apply`], and in f32 where the machine does not have the unit.
@@ -46,11 +46,11 @@ pub fn apply_on<T: Real>(
     d_out: usize,
     scale: T,
 ) {
-    apply_each(unit, x, d_in, &mut [Sum { plan, terms: &[(gates, scale)], y, d_out }]);
+    apply_each(unit, x, d_in, &mut [CircuitSum { plan, terms: &[(gates, scale)], y, d_out }]);
 }
 
 /// A sum of circuits of one plan, and where it goes.
-pub struct Sum<'a, T> {
+pub struct CircuitSum<'a, T> {
     /// The plan of all terms.
     pub plan: &'a Plan,
     /// Each term's gates, as in [`apply`], and its factor.
@@ -70,23 +70,22 @@ pub struct Sum<'a, T> {
 /// As [`apply_on`] for every term.
 ///
 /// ```
-/// use quanta_circuit::{Plan, Sum, apply_each};
+/// use quanta_circuit::{Plan, CircuitSum, apply_each};
 /// let plan = Plan::free(&[2, 2], &[vec![-1]])?;
 /// let (swap, twice) = ([0.0, 1.0, 1.0, 0.0], [2.0, 0.0, 0.0, 2.0]);
 /// let (mut y, mut z) = ([0.0; 4], [1.0; 4]);
 /// let sums = &mut [
-///     Sum { plan: &plan, terms: &[(&swap, 1.0), (&twice, -1.0)], y: &mut y, d_out: 4 },
-///     Sum { plan: &plan, terms: &[(&twice, 0.5)], y: &mut z, d_out: 4 },
+///     CircuitSum { plan: &plan, terms: &[(&swap, 1.0), (&twice, -1.0)], y: &mut y, d_out: 4 },
+///     CircuitSum { plan: &plan, terms: &[(&twice, 0.5)], y: &mut z, d_out: 4 },
 /// ];
 /// apply_each(None, &[1.0, 2.0, 3.0, 4.0], 4, sums);
 /// assert_eq!((y, z), ([0.0, -3.0, -2.0, -5.0], [2.0, 3.0, 4.0, 5.0]));
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
-pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut [Sum<'_, T>]) {
+pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut [CircuitSum<'_, T>]) {
     for sum in sums.iter() {
-        for (gates, _) in sum.terms {
-            check_shapes(sum.plan, gates, x, d_in, sum.y, sum.d_out);
-        }
+        check_rows(x, d_in, sum.y, sum.d_out);
+        sum.terms.iter().for_each(|(gates, _)| check_gates(sum.plan, gates));
     }
     tiled::apply_each(unit.map_or_else(T::kernels, T::kernels_on), x, d_in, sums);
 }

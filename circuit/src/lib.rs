@@ -52,7 +52,7 @@ mod real;
 mod text;
 pub mod theory;
 
-pub use circuit::{Sum, apply, apply_each, apply_on, backward, backward_on, instruction_set};
+pub use circuit::{CircuitSum, apply, apply_each, apply_on, backward, backward_on, instruction_set};
 pub use cost::{Application, Cost};
 pub use einsum::{EinsumError, gates_of_einsum, symbol};
 pub use kernel::{permuted, reference, unit};

@@ -104,3 +104,24 @@ fn the_number_of_threads_changes_no_bit() {
         }
     }
 }
+
+/// On bf16 weights S stands beside T, and both are circuits in the same arithmetic.
+#[test]
+fn quanta_starts_at_the_base_model_to_the_bit() {
+    let (folder, batch) = (random_folder(&config(), Dtype::Bf16), batch());
+    for products in [Bf16Products::Widened, Bf16Products::Portable] {
+        let workspace = Workspace::new(2).unwrap().with_bf16_products(products);
+        let scores = |entries: &[Attachment]| {
+            let mut model: Decoder<f32> = load(folder.path(), StoredAs::File).unwrap();
+            attach(&mut model, entries, 11);
+            let pass = Pass { workspace: &workspace, draw: None };
+            workspace.run(|| model.log_probabilities(&batch, &pass))
+        };
+        let base = scores(&[]);
+        for init in ["uniform", "identity"] {
+            let quanta = method("quanta", &json!({ "dims": [8, 4, 3], "init": init }));
+            let started = scores(&[attachment(quanta, &["q_proj", "v_proj", "down_proj"], None)]);
+            assert!(bits(&started) == bits(&base), "{init}, {products:?}");
+        }
+    }
+}

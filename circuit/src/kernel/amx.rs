@@ -13,6 +13,7 @@ pub use unit::{Tiles, usable};
 mod unit {
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
+    use std::cell::Cell;
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
@@ -91,8 +92,12 @@ mod unit {
         layout
     };
 
-    /// This thread's tiles, eight of 16 rows of 64 bytes. They are given back when this is dropped: between the two nothing else on the thread may use
-    /// tiles, so nothing that waits for other work of the pool.
+    thread_local! {
+        /// How many [`Tiles`] the thread holds.
+        static HELD: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// This thread's tiles, eight of 16 rows of 64 bytes, laid out. They are given back when the last one of a thread is dropped.
     pub struct Tiles(PhantomData<*const ()>);
 
     impl Tiles {
@@ -102,8 +107,10 @@ mod unit {
         /// Where [`usable`] is an error.
         pub fn take() -> Self {
             assert_eq!(usable(), Ok(()), "the matrix unit");
-            // SAFETY: the instruction is there and permitted; it reads the 64 bytes of the layout
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &LAYOUT, options(readonly, nostack, preserves_flags)) };
+            if HELD.replace(HELD.get() + 1) == 0 {
+                // SAFETY: the instruction is there and permitted; it reads the 64 bytes of the layout
+                unsafe { asm!("ldtilecfg [{}]", in(reg) &LAYOUT, options(readonly, nostack, preserves_flags)) };
+            }
             Self(PhantomData)
         }
 
@@ -114,7 +121,7 @@ mod unit {
         pub fn multiply(&self, a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
             let steps = a.len() / STEP;
             assert!(steps > 0 && b.len() == a.len() && a.len() == steps * STEP && sums.len() == SIDE * SIDE);
-            // SAFETY: `self` shows that the tiles are there and laid out. Step i reads 2 KiB of `a` and of `b` from byte 2048 i on, as two tiles each whose
+            // SAFETY: `self` shows that the tiles are there and laid out, and nothing is left in them from one call to the next. Step i reads 2 KiB of `a` and of `b` from byte 2048 i on, as two tiles each whose
             // rows follow each other; the sums are read and written as four tiles with rows of 128 bytes, 4 KiB in all. The assertion bounds all of it.
             unsafe {
                 asm!(
@@ -163,8 +170,10 @@ mod unit {
 
     impl Drop for Tiles {
         fn drop(&mut self) {
-            // SAFETY: the tiles were laid out by `take`, on this thread, since the type is not `Send`
-            unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+            if HELD.replace(HELD.get() - 1) == 1 {
+                // SAFETY: the tiles were laid out by `take`, on this thread, since the type is not `Send`
+                unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+            }
         }
     }
 }

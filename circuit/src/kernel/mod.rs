@@ -38,8 +38,10 @@ pub struct Kernels<T> {
     pub(crate) packed_len: fn(usize, usize) -> usize,
     /// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]`, given `gates`, `rows` and `cols`.
     pub(crate) pack: Pack<T>,
-    /// Numbers of scratch for `forward` and `backward`, by step and lanes.
-    pub(crate) scratch: [fn(&Step, usize) -> usize; 2],
+    /// Numbers of scratch for `forward`, by step and lanes.
+    pub(crate) forward_scratch: fn(&Step, usize) -> usize,
+    /// Numbers of scratch for `backward`.
+    pub(crate) backward_scratch: fn(&Step, usize) -> usize,
     /// One gate on one tile.
     pub(crate) forward: unsafe fn(&ForwardGate<'_, T>),
     /// Gradients of one gate on one tile.
@@ -58,12 +60,12 @@ impl<T: Real> Kernels<T> {
 
     /// Numbers of scratch that a forward step needs.
     pub(crate) fn forward_scratch(&self, step: &Step) -> usize {
-        self.scratch[0](step, self.lanes)
+        (self.forward_scratch)(step, self.lanes)
     }
 
     /// Numbers of scratch that a backward step needs.
     pub(crate) fn backward_scratch(&self, step: &Step) -> usize {
-        self.scratch[1](step, self.lanes)
+        (self.backward_scratch)(step, self.lanes)
     }
 
     /// One gate from a tile to another: `src` holds `step.in_len()` rows of `width` numbers, `dst` is overwritten with `step.out_len()`.
@@ -151,8 +153,18 @@ pub(crate) enum Target<'a, T> {
 
 /// Asserts that `x` is `[tokens, d_in]`, `y` is `[tokens, d_out]` with the same number of tokens, and `gates` fits the plan.
 pub(crate) fn check_shapes<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &[T], d_out: usize) {
-    assert!(d_in > 0 && d_out > 0, "d_in and d_out must be at least 1, got {d_in} and {d_out}");
+    check_gates(plan, gates);
+    check_rows(x, d_in, y, d_out);
+}
+
+/// Asserts that `gates` fits the plan.
+pub(crate) fn check_gates<T: Real>(plan: &Plan, gates: &[T]) {
     assert_eq!(gates.len(), plan.parameters(), "the plan needs {} gate values", plan.parameters());
+}
+
+/// Asserts that `x` is `[tokens, d_in]` and `y` is `[tokens, d_out]` with the same number of tokens.
+pub(crate) fn check_rows<T: Real>(x: &[T], d_in: usize, y: &[T], d_out: usize) {
+    assert!(d_in > 0 && d_out > 0, "d_in and d_out must be at least 1, got {d_in} and {d_out}");
     assert!(x.len().is_multiple_of(d_in), "x has {} values, not a multiple of d_in = {d_in}", x.len());
     assert_eq!(y.len(), x.len() / d_in * d_out, "y must hold {} tokens of d_out = {d_out}", x.len() / d_in);
 }

@@ -1,8 +1,9 @@
 //! One gate on one tile of tokens in the arithmetic of matrix units: gates and features as sums of two bf16 numbers.
 //!
 //! A number is `h + l` but for 2^-17 of it, `h` the nearest bf16 number and `l` the nearest to what is left; a product `a b` is `ah bh + al bh + ah bl` in
-//! sums of f32. The three are one longer product for the unit: its left operand holds the steps of `ah`, `al`, `ah`, its right one those of `bh`, `bh`, `bl`.
-//! What is multiplied is what `gate` says: `Y = G X`, `dX = G^t dY` and `S += dY X^t`. Results that overflow may be NaN instead of infinite.
+//! sums of f32: met but for 2^-15, mostly far less. The three are one longer product for the unit: its left operand holds the steps of `ah`, `al`, `ah`, its right one those of `bh`, `bh`, `bl`.
+//! What is multiplied is what `gate` says: `Y = G X`, `dX = G^t dY` and `S += dY X^t`. Of what is infinite, and of results that
+//! overflow, NaN may come where f32 has an infinite number.
 //!
 //! Layout of operands, in words of [`unit`]: a packed gate is `[blocks of 32 rows][3 parts][steps of 32 columns]`, what stands on the right of it one such
 //! `[3 parts][steps]` for 32 columns of tokens. For `S` both operands have steps of 32 tokens.
@@ -163,7 +164,7 @@ impl Rows<'_> {
     /// The right operands whose summed dimension is the columns: the transposed rows, one for each 32 of them.
     ///
     /// # Safety
-    /// As [`Self::half`] for all of it, and the machine has `V`'s instructions.
+    /// As [`Self::half`] for all of it, and the machine has `V`'s instructions, whose registers hold half a block.
     #[inline(always)]
     unsafe fn transposed<V: Vector<Element = f32>>(&self, steps: usize, to: &mut [u32]) {
         for (block, to) in to.chunks_exact_mut(operand_len(steps)).enumerate() {
@@ -245,7 +246,7 @@ pub(crate) unsafe fn forward(gate: &ForwardGate<'_, f32>, blocks: &impl Blocks) 
 ///
 /// # Safety
 /// The arguments keep the promises of [`BackwardGate`], with [`packed_len`] and [`backward_scratch`] of this module, and the machine has `V`'s
-/// instructions.
+/// instructions; a register holds half a block.
 #[inline(always)]
 pub(crate) unsafe fn backward<V: Vector<Element = f32>>(gate: &BackwardGate<'_, f32>, blocks: &impl Blocks) {
     let (step, width) = (gate.step, gate.width);

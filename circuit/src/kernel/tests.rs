@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::unit::{self, Unit};
 use super::unit_kernels::on_unit;
 use super::{Kernels, reference, tiled, vector};
-use crate::{Plan, Real, Sum};
+use crate::{CircuitSum, Plan, Real};
 
 /// Numbers in [-1, 1) from a linear congruential generator: reproducible and the same on every machine.
 pub(crate) fn numbers<T: Real>(len: usize, seed: u64) -> Vec<T> {
@@ -71,7 +71,12 @@ fn computed<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Resul
     let Case { gates, x, dy, d_in, d_out } = case;
     let [mut y, mut dx, mut dgates] = start(case);
     let scale = T::from_f64(-1.5);
-    tiled::apply_each(kernels, x, *d_in, &mut [Sum { plan, terms: &[(gates, scale)], y: &mut y, d_out: *d_out }]);
+    tiled::apply_each(
+        kernels,
+        x,
+        *d_in,
+        &mut [CircuitSum { plan, terms: &[(gates, scale)], y: &mut y, d_out: *d_out }],
+    );
     tiled::backward(kernels, plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
     [y, dx, dgates]
 }
@@ -221,14 +226,14 @@ fn sums_of_circuits_share_their_input() {
             let mut together: Vec<Vec<f32>> = each.iter().map(|&(_, d_out, _)| start(d_out)).collect();
             let outputs = together.iter_mut().zip(&each).zip(&terms);
             let mut sums: Vec<_> =
-                outputs.map(|((y, &(plan, d_out, _)), terms)| Sum { plan, terms, y, d_out }).collect();
+                outputs.map(|((y, &(plan, d_out, _)), terms)| CircuitSum { plan, terms, y, d_out }).collect();
             tiled::apply_each(kernels, &x, d_in, &mut sums);
             drop(sums);
             for ((got, &(plan, d_out, _)), terms) in together.iter().zip(&each).zip(&terms) {
                 let mut expected = start(d_out);
                 for term in terms {
                     let terms = std::slice::from_ref(term);
-                    tiled::apply_each(kernels, &x, d_in, &mut [Sum { plan, terms, y: &mut expected, d_out }]);
+                    tiled::apply_each(kernels, &x, d_in, &mut [CircuitSum { plan, terms, y: &mut expected, d_out }]);
                 }
                 for (got, expected) in got.iter().zip(&expected) {
                     assert!(
@@ -249,7 +254,7 @@ fn equal_circuits_cancel_exactly() {
     for unit in [None, Some(Unit::Portable)] {
         let mut y = numbers::<f32>(50 * 72, 3);
         let terms: [(&[f32], f32); 2] = [(&gates, 1.0), (&gates, -1.0)];
-        crate::apply_each(unit, &x, 72, &mut [Sum { plan: &plan, terms: &terms, y: &mut y, d_out: 72 }]);
+        crate::apply_each(unit, &x, 72, &mut [CircuitSum { plan: &plan, terms: &terms, y: &mut y, d_out: 72 }]);
         assert_eq!(y, numbers::<f32>(50 * 72, 3));
     }
 }
@@ -263,7 +268,7 @@ fn a_token_does_not_depend_on_its_place_in_a_tile() {
         for token in [0, 15, 16, 31, 32, 63, 74] {
             let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
             let x = &case.x[token * 60..(token + 1) * 60];
-            let sum = Sum { plan: &plan, terms: &[(&case.gates, -1.5)], y: &mut alone, d_out: 57 };
+            let sum = CircuitSum { plan: &plan, terms: &[(&case.gates, -1.5)], y: &mut alone, d_out: 57 };
             tiled::apply_each(kernels, x, 60, &mut [sum]);
             assert_eq!(alone, y[token * 57..(token + 1) * 57], "{}, token {token}", kernels.name);
         }

@@ -10,7 +10,7 @@ use super::schedule::{Schedule, Step};
 use super::scratch::with_scratch;
 use super::transfer::Transfer;
 use super::{Kernels, Target};
-use crate::{Plan, Real, Sum};
+use crate::{CircuitSum, Plan, Real};
 
 /// Chunks of tokens that gate gradients are summed over separately: enough to feed many threads, few enough that adding them up costs little.
 const CHUNKS: usize = 16;
@@ -24,7 +24,7 @@ struct Ready<'a, T> {
 }
 
 /// [`crate::apply_each`] on the given kernels; the shapes have been checked.
-pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, sums: &mut [Sum<'_, T>]) {
+pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, sums: &mut [CircuitSum<'_, T>]) {
     let schedules: Vec<_> = sums.iter().map(|sum| Schedule::new(sum.plan, d_in, sum.d_out)).collect();
     let Some(tile) = schedules.iter().map(|schedule| schedule.tile::<T>(kernels.lanes)).min() else { return };
     let packed_len = |schedule: &Schedule| schedule.steps.iter().map(|step| kernels.packed_len(step)).sum::<usize>();
@@ -41,7 +41,8 @@ pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, su
             ready.push(Ready { schedule, packed: here, scales, d_out: sum.d_out });
             outputs.push(sum.y.chunks_mut(tile * sum.d_out));
         }
-        let mut tasks = x.chunks(tile * d_in).map(|x| (x, outputs.iter_mut().filter_map(Iterator::next).collect()));
+        let mut next = || outputs.iter_mut().map(|output| output.next().expect("as many chunks as x has")).collect();
+        let mut tasks = x.chunks(tile * d_in).map(|x| (x, next()));
         let work = |(x, ys): (&[T], Vec<&mut [T]>)| apply_tile(kernels, &ready, x, d_in, ys);
         if x.len() <= tile * d_in {
             tasks.for_each(work);

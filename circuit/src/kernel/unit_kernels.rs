@@ -3,17 +3,18 @@
 use super::Kernels;
 use super::gate::{BackwardGate, ForwardGate};
 use super::parts;
-use super::unit::{Plain, Unit};
+use super::unit::{HALF, Plain, Unit};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::unit::{Tiles, usable};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::vector::{AVX512_F32, Avx512F32};
-use super::vector::{PORTABLE_WIDE_F32, Portable};
+use super::vector::{PORTABLE_WIDE_F32, Portable, Vector};
 
 /// Compiles the kernels that compute gates in blocks; what moves tokens is that of another table with vectors as wide.
 macro_rules! unit_kernels {
     ($table:ident, $name:literal, $vector:ty, $blocks:expr, $moving:expr $(, $feature:literal)?) => {
         static $table: Kernels<f32> = {
+            const { assert!(<$vector as Vector>::LANES == HALF && $moving.lanes == HALF, "half a block in a register") };
             $(#[target_feature(enable = $feature)])?
             unsafe fn forward(gate: &ForwardGate<'_, f32>) {
                 // SAFETY: the caller's promise; the table is only handed out where the features were found.
@@ -28,7 +29,8 @@ macro_rules! unit_kernels {
                 name: $name,
                 packed_len: parts::packed_len,
                 pack: parts::pack,
-                scratch: [parts::forward_scratch, parts::backward_scratch],
+                forward_scratch: parts::forward_scratch,
+                backward_scratch: parts::backward_scratch,
                 forward,
                 backward,
                 ..$moving

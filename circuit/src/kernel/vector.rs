@@ -125,7 +125,8 @@ macro_rules! kernels {
                 lanes: <$vector as Vector>::LANES,
                 packed_len: |rows, cols| rows * cols,
                 pack: |gates, rows, cols, packed| schedule::pack(gates, rows, cols, <$vector as Vector>::ROWS, packed),
-                scratch: [gate::forward_scratch, gate::backward_scratch],
+                forward_scratch: gate::forward_scratch,
+                backward_scratch: gate::backward_scratch,
                 forward,
                 backward,
                 load,
@@ -410,6 +411,7 @@ mod x86 {
     kernels!(AVX2_F64, "avx2", Avx2F64, f64, "avx2,fma");
 
     /// Whether all instructions are there that the code around the matrix unit is compiled for.
+    #[cfg(target_os = "linux")]
     pub(crate) fn has_avx512() -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")

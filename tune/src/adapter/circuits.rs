@@ -1,7 +1,7 @@
 //! Circuits that adapters add beside the product of their site, and several sites' circuits in one pass over the input that they share.
 
 use quanta_circuit::unit::Unit;
-use quanta_circuit::{Plan, Sum, apply_each};
+use quanta_circuit::{CircuitSum, Plan, apply_each};
 
 use crate::tensor::{Matrix, Real};
 
@@ -19,7 +19,7 @@ impl<T: Real> Circuits<'_, T> {
     /// `y += sum_i scale_i T_i(x)`.
     pub(super) fn add(&self, x: &Matrix<T>, y: &mut Matrix<T>) {
         let d_out = y.cols();
-        let sum = Sum { plan: self.plan, terms: &self.terms, y: y.data_mut(), d_out };
+        let sum = CircuitSum { plan: self.plan, terms: &self.terms, y: y.data_mut(), d_out };
         apply_each(self.unit, x.data(), x.cols(), &mut [sum]);
     }
 }
@@ -31,7 +31,7 @@ pub fn add_each<T: Real>(x: &Matrix<T>, mut adapters: Vec<(Circuits<'_, T>, &mut
     for (circuits, y) in &mut adapters {
         if circuits.unit == unit {
             let d_out = y.cols();
-            together.push(Sum { plan: circuits.plan, terms: &circuits.terms, y: y.data_mut(), d_out });
+            together.push(CircuitSum { plan: circuits.plan, terms: &circuits.terms, y: y.data_mut(), d_out });
         } else {
             circuits.add(x, y);
         }

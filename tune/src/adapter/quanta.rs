@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use quanta_circuit::unit::Unit;
 use quanta_circuit::{self as circuit, Gate, Plan, PlanError};
 use serde_json::{Map, Value, json};
 
@@ -342,6 +343,11 @@ impl<T: Real> Attached<T> {
         out
     }
 
+    /// Whether S x is x without a circuit. A unit gives x but for 2^-17, of T and of S alike, so that there both are computed.
+    fn is_plain(&self, unit: Option<Unit>) -> bool {
+        self.settings.init == Initial::Identity && unit.is_none()
+    }
+
     /// Number of leading features that the identity circuit passes through.
     fn passed(&self) -> usize {
         self.plan.in_len().min(self.site.d_in).min(self.site.d_out)
@@ -367,16 +373,16 @@ impl<T: Real> Adapter<T> for Attached<T> {
     }
 
     fn circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
-        let beside = self.frozen == Frozen::Circuit;
-        // T of dropped inputs and S of all of them are not circuits of one x, and the identity is cheaper without one
-        if self.stream(pass).is_some() || beside && self.settings.init == Initial::Identity {
+        let (beside, unit) = (self.frozen == Frozen::Circuit, pass.unit(self.bf16, rows));
+        // T of dropped inputs and S of all of them are not circuits of one x
+        if self.stream(pass).is_some() || beside && self.is_plain(unit) {
             return None;
         }
         let mut terms = vec![(self.parameters.trainable(), T::ONE)];
         if beside {
             terms.push((self.parameters.frozen(), -T::ONE));
         }
-        Some(Circuits { unit: pass.unit(self.bf16, rows), plan: &self.plan, terms })
+        Some(Circuits { unit, plan: &self.plan, terms })
     }
 
     fn forward(&self, x: &Matrix<T>, y: &mut Matrix<T>, pass: &Pass<'_, T>) -> Saved<T> {
@@ -396,7 +402,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         let mut difference = pass.workspace.zeros(y.rows(), y.cols());
         let to = difference.data_mut();
         circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, to, *d_out, T::ONE);
-        if self.settings.init == Initial::Identity {
+        if self.is_plain(unit) {
             let passed = self.passed();
             for row in 0..x.rows() {
                 let out = &mut difference.row_mut(row)[..passed];
@@ -448,7 +454,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
             }
         }
         let Some(dx) = dx.filter(|_| self.frozen == Frozen::Circuit) else { return };
-        if self.settings.init == Initial::Identity {
+        if self.is_plain(unit) {
             for row in 0..x.rows() {
                 let passed = self.passed();
                 let out = &mut dx.row_mut(row)[..passed];

@@ -160,7 +160,11 @@ impl Shape<'_> {
         let keys = n * (normed + self.scratch(&KEYS));
         let queries = match asking == n {
             true => n * (normed + self.scratch(&[Role::Query])),
-            false => asking * (d + self.trains(inputs, d) + self.scratch(&[Role::Query])),
+            // the rows that ask are picked from all, and then stand alone
+            false => {
+                let picked = asking * (d + self.trains(inputs, d));
+                (n * normed + picked).max(picked + asking * self.scratch(&[Role::Query]))
+            }
         };
         let projections = asking * q + n * (2 * kv + d) + keys.max(queries);
         let most = output.max(kept).max(projections.saturating_sub(kept));

@@ -222,11 +222,11 @@ impl<T: Real> Attention<T> {
             return dx;
         };
         let x = x.map(|x| pick(&x, rows, pass));
-        let mut asking = wanted.then(|| workspace.matrix(rows.len(), self.query.site().d_in));
-        let write = asking.as_mut().map_or(InputGradient::None, InputGradient::Write);
+        let mut dx_rows = wanted.then(|| workspace.matrix(rows.len(), self.query.site().d_in));
+        let write = dx_rows.as_mut().map_or(InputGradient::None, InputGradient::Write);
         self.query.backward(x.as_ref(), &dq, saved_q, write, gradients, pass);
-        if let (Some(dx), Some(asking)) = (&mut dx, &asking) {
-            add_at(dx, asking, rows);
+        if let (Some(dx), Some(dx_rows)) = (&mut dx, &dx_rows) {
+            add_at(dx, dx_rows, rows);
         }
         dx
     }

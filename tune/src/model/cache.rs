@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::ModelConfig;
-use super::decoder::Decoder;
+use super::decoder::{Decoder, distinct};
 use super::layer::Shared;
 use crate::adapter::Pass;
 use crate::ops::decode::{self, Paths, Run};
@@ -137,13 +137,14 @@ impl<T: Real> Decoder<T> {
         let shared = Shared { segments: &segments, ropes: &ropes, learned: learned.as_ref(), pass };
         let mut x = self.embedding.forward(batch, pass).0;
         assert!(self.config.attention.causal, "only a decoder goes on");
+        let (distinct, places) = distinct(rows);
         let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            let (output, kept) = layer.prefill(&x, shared);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (output, kept) = layer.prefill(&x, self.is_last(index).then_some(distinct.as_slice()), shared);
             x = output;
             layers.push(kept);
         }
-        let logits = self.project(&x, rows, pass);
+        let logits = self.project(&x, &places, pass);
         (Prefix(Arc::new(Forest { segments: segments.into_owned(), layers })), logits)
     }
 

@@ -134,6 +134,9 @@ impl<T: Real> Decoder<T> {
     /// Forward and backward over one batch: adds the gradients of the weighted loss sum to `gradients`.
     ///
     /// With `recompute`, only each layer's input is kept and its forward runs again in backward.
+    ///
+    /// # Panics
+    /// When targets are not in the order of their sequences.
     pub fn train(&self, batch: &Batch, recompute: bool, gradients: &mut Gradients<T>, pass: &Pass<'_, T>) -> Outcome {
         let (learned, segments) = self.virtual_tokens(batch, pass);
         let ropes = self.ropes(segments.positions(), pass);
@@ -200,16 +203,8 @@ impl<T: Real> Decoder<T> {
     /// # Panics
     /// When the head is one over whole sequences.
     pub fn logits(&self, batch: &Batch, rows: &[usize], pass: &Pass<'_, T>) -> Matrix<T> {
-        // the last layer wants them once and in order
-        let mut distinct = rows.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let mut states = self.hidden(batch, &distinct, pass);
-        if distinct != rows {
-            let places: Vec<usize> = rows.iter().map(|&row| distinct.partition_point(|&other| other < row)).collect();
-            states = pick(&states, &places, pass);
-        }
-        self.vocabulary().0.logits(&self.normed(states, pass), pass.workspace)
+        let (distinct, places) = distinct(rows);
+        self.project(&self.hidden(batch, &distinct, pass), &places, pass)
     }
 
     /// Outputs of the head over whole sequences, `[roots, labels]`: one row for each root segment of the batch.
@@ -236,7 +231,7 @@ impl<T: Real> Decoder<T> {
         })
     }
 
-    fn is_last(&self, layer: usize) -> bool {
+    pub(super) fn is_last(&self, layer: usize) -> bool {
         layer + 1 == self.layers.len()
     }
 
@@ -331,7 +326,15 @@ impl<T: Real> Decoder<T> {
     }
 }
 
-/// Rows of `x` as a matrix of their own.
+/// The rows once and in order, as the last layer wants them, and the place of each of `rows` among them.
+pub(super) fn distinct(rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let mut distinct = rows.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let places = rows.iter().map(|&row| distinct.partition_point(|&other| other < row)).collect();
+    (distinct, places)
+}
+
 impl<T: Real> Kept<T> {
     fn bytes(&self) -> usize {
         match self {

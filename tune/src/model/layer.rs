@@ -107,7 +107,7 @@ impl<T: Real> Layer<T> {
     /// The residual stream after the layer, `[tokens, hidden]` or its rows `rows`, ascending, and what backward needs.
     ///
     /// # Panics
-    /// When the rows are not ascending.
+    /// When the rows are not ascending, or one stands there twice.
     pub fn forward(&self, input: Matrix<T>, rows: Option<&[usize]>, shared: Shared<'_, T>) -> (Matrix<T>, Saved<T>) {
         let (output, inner) = self.run(&input, rows, shared);
         (output, Saved { input, inner })
@@ -119,8 +119,13 @@ impl<T: Real> Layer<T> {
     }
 
     /// As [`Self::infer`], with the rotated keys and the values, head-major, for tokens that follow later.
-    pub fn prefill(&self, input: &Matrix<T>, shared: Shared<'_, T>) -> (Matrix<T>, [Matrix<T>; 2]) {
-        let (output, inner) = self.run(input, None, shared);
+    pub fn prefill(
+        &self,
+        input: &Matrix<T>,
+        rows: Option<&[usize]>,
+        shared: Shared<'_, T>,
+    ) -> (Matrix<T>, [Matrix<T>; 2]) {
+        let (output, inner) = self.run(input, rows, shared);
         (output, inner.attention.into_keys_and_values())
     }
 

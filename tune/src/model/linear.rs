@@ -229,17 +229,18 @@ impl<T: Real> Linear<T> {
         pass: &Pass<'_, T>,
     ) -> [(Matrix<T>, Saved<T>); N] {
         let mut products = linears.map(|linear| linear.product(x, pass));
-        let mut together = Vec::with_capacity(N);
-        for (linear, (y, _)) in linears.into_iter().zip(&mut products) {
+        let (mut together, mut added) = (Vec::with_capacity(N), [0; N]);
+        for ((linear, (y, _)), added) in linears.into_iter().zip(&mut products).zip(&mut added) {
             if let Some(circuits) = linear.first_circuits(x.rows(), pass) {
                 together.push((circuits, y));
+                *added = 1;
             }
         }
         add_each(x, together);
-        let mut products = products.into_iter();
+        let mut products = products.into_iter().zip(added);
         linears.map(|linear| {
-            let (y, saved) = products.next().expect("one for each linear");
-            linear.finish(x, y, saved, pass)
+            let ((y, saved), added) = products.next().expect("one for each linear");
+            linear.finish(x, y, saved, added, pass)
         })
     }
 
@@ -263,17 +264,17 @@ impl<T: Real> Linear<T> {
         (y, saved)
     }
 
-    /// Everything that follows the product and [`Self::first_circuits`].
+    /// Everything that follows the product and the first `added` adapters beside it.
     fn finish(
         &self,
         x: &Matrix<T>,
         mut y: Matrix<T>,
         mut saved: Saved<T>,
+        added: usize,
         pass: &Pass<'_, T>,
     ) -> (Matrix<T>, Saved<T>) {
         let input = saved.inputs.last().unwrap_or(x);
-        let done = usize::from(self.first_circuits(x.rows(), pass).is_some());
-        for (index, attached) in self.at(Place::Delta).skip(done) {
+        for (index, attached) in self.at(Place::Delta).skip(added) {
             saved.adapters[index] = attached.adapter.forward(input, &mut y, pass);
         }
         if let Some((_, m)) = self.magnitude() {

@@ -53,8 +53,13 @@ impl<T: Real> Mlp<T> {
 
     /// The output for rows `x`, and what backward needs.
     pub(super) fn forward(&self, x: Given<'_, T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
-        let gate = self.gate.as_ref().map(|gate| gate.forward(&x, pass));
-        let up = self.up.forward(&x, pass);
+        let (gate, up) = match &self.gate {
+            Some(gate) => {
+                let [gate, up] = Linear::forward_each([gate, &self.up], &x, pass);
+                (Some(gate), up)
+            }
+            None => (None, self.up.forward(&x, pass)),
+        };
         drop(x);
         let inner = self.inner(gate.as_ref().map(|(gate, _)| gate), &up.0, pass.workspace);
         let (y, down) = self.down.forward(&inner, pass);

@@ -109,7 +109,6 @@ fn columns(
     let mut scratch = workspace.buffer(STEPS * STEP + panels * blocks * BLOCK);
     let (right, sums) = scratch.split_at_mut(STEPS * STEP);
     let right = words(right);
-    // from here to the end of the loop nothing waits for other work, which might use this thread's tiles
     let tiles = (unit == Unit::Amx).then(Tiles::take);
     for from in (0..steps).step_by(STEPS) {
         let count = STEPS.min(steps - from);
@@ -151,7 +150,7 @@ fn both(tiles: Option<&Tiles>, parts: [&[u32]; 2], right: &[u32], sums: &mut [f3
 /// may the rest of numbers above 2^127 be rounded up to a sum that overflows; they are met but for 2^-15. What is infinite has no rest; what is not a
 /// number stays one.
 #[inline(always)]
-fn parts(x: f32) -> (u32, u32) {
+fn upper_and_rest(x: f32) -> (u32, u32) {
     const INFINITE: u32 = 0x7f80_0000;
     /// The largest bf16 number below 2^120, a unit in the last place of the largest one.
     const LARGEST_REST: u32 = 0x7b7f;
@@ -180,14 +179,14 @@ widest! {
             for numbers in whole {
                 let (high, low) = (&mut high[at..at + SIDE / 2], &mut low[at..at + SIDE / 2]);
                 for i in 0..SIDE / 2 {
-                    let (even, odd) = (parts(numbers[2 * i]), parts(numbers[2 * i + 1]));
+                    let (even, odd) = (upper_and_rest(numbers[2 * i]), upper_and_rest(numbers[2 * i + 1]));
                     high[i] = even.0 | odd.0 << 16;
                     low[i] = even.1 | odd.1 << 16;
                 }
                 at += STEP;
             }
             for (i, &number) in rest.iter().enumerate() {
-                let (upper, lower) = parts(number);
+                let (upper, lower) = upper_and_rest(number);
                 high[at + i / 2] |= upper << (16 * (i % 2));
                 low[at + i / 2] |= lower << (16 * (i % 2));
             }
@@ -403,7 +402,7 @@ mod tests {
         let mut stream = Stream::new(3, "test", "bits");
         bits.extend((0..10_000).map(|_| stream.below(1 << 32) as u32));
         for x in bits.into_iter().map(f32::from_bits) {
-            let (upper, lower) = parts(x);
+            let (upper, lower) = upper_and_rest(x);
             assert_eq!((upper | lower) >> 16, 0, "{x:e}: sixteen bits each");
             let (upper, lower) = (unit::low(upper), unit::low(lower));
             if !x.is_finite() {

@@ -16,8 +16,8 @@ use crate::tensor::Stream;
 pub enum Layout {
     /// A prompt and an answer; the loss is on the answer.
     Answers {
-        /// Whether the head computes logits of every row, those without an answer counting nothing, instead of those that predict one; what lies above the
-        /// last attention follows.
+        /// Whether the head computes logits of every row, those without an answer counting nothing, instead of those that predict one; what the last layer
+        /// computes besides keys and values follows.
         all_rows: bool,
         /// Whether samples are filled up to the longest, and to a multiple of 8, instead of packed.
         padded: bool,
