@@ -192,7 +192,6 @@ fn wide_gates_on_a_unit_equal_the_reference() {
             let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
             let apart =
                 squares(&mut got.iter().zip(expected).map(|(a, b)| a - b)) / squares(&mut expected.iter().copied());
-            println!("{plan}: {name} on a unit differs by {:.1e}", apart.sqrt());
             assert!(apart.sqrt() < f64::from(0.5f32.powi(16)), "{plan}: {name} differs by {:.1e}", apart.sqrt());
         }
     }

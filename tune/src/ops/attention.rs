@@ -2,7 +2,7 @@
 //!
 //! Everything is head-major (see [`super::heads`]): `q, o [heads * queries, head_dim]`, `k, v [kv_heads * tokens, head_dim]`; the queries are those of all
 //! tokens or of some. A query of a segment sees tokens of the segment's ancestors and of its own segment: which of them is the layer's [`Rule`]. Keys that no
-//! query of a block sees are not touched. Scores exist for one block of queries at a time (see [`super::blocks`]); forward keeps the logarithm of each
+//! query of a block sees are not touched. Scores exist for one block of queries at a time (see `blocks`); forward keeps the logarithm of each
 //! softmax's denominator, from which backward computes the probabilities again.
 //!
 //! With `s = scale q k^T`, `p = softmax(s)`, `o = p v` and `D = sum(do * o)`: `dv = p^T do`, `ds = p (do v^T - D)`, `dq = scale ds k`, `dk = scale ds^T q`.
