@@ -1,6 +1,6 @@
 //! Application of a circuit to tokens and its gradients: the public face of the kernels.
 //!
-//! The two functions here check the shapes of all slices and hand over to the fast kernel of this machine. The arithmetic is in `kernel`, its
+//! The functions here check the shapes of all slices and hand over to the fast kernel of this machine, or of a unit. The arithmetic is in `kernel`, its
 //! plain-loop judge in [`crate::reference`].
 
 use crate::kernel::{check_gates, check_rows, check_shapes, tiled};
@@ -31,8 +31,9 @@ pub fn apply<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &mut [T
     apply_on(None, plan, gates, x, d_in, y, d_out, scale);
 }
 
-/// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, 2^-17 off at most, and the product of the two
-/// lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, and for none, it is [`apply`].
+/// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, 2^-17 off at most, and the product of
+/// the two lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, and for
+/// none, it is [`apply`].
 ///
 /// # Panics
 /// As [`apply`], and in f32 where the machine does not have the unit.
@@ -70,7 +71,7 @@ pub struct CircuitSum<'a, T> {
 /// As [`apply_on`] for every term.
 ///
 /// ```
-/// use quanta_circuit::{Plan, CircuitSum, apply_each};
+/// use quanta_circuit::{CircuitSum, Plan, apply_each};
 /// let plan = Plan::free(&[2, 2], &[vec![-1]])?;
 /// let (swap, twice) = ([0.0, 1.0, 1.0, 0.0], [2.0, 0.0, 0.0, 2.0]);
 /// let (mut y, mut z) = ([0.0; 4], [1.0; 4]);

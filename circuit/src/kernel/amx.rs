@@ -121,8 +121,9 @@ mod unit {
         pub fn multiply(&self, a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
             let steps = a.len() / STEP;
             assert!(steps > 0 && b.len() == a.len() && a.len() == steps * STEP && sums.len() == SIDE * SIDE);
-            // SAFETY: `self` shows that the tiles are there and laid out, and nothing is left in them from one call to the next. Step i reads 2 KiB of `a` and of `b` from byte 2048 i on, as two tiles each whose
-            // rows follow each other; the sums are read and written as four tiles with rows of 128 bytes, 4 KiB in all. The assertion bounds all of it.
+            // SAFETY: `self` shows that the tiles are there and laid out, and nothing is left in them from one call to the next. Step i reads 2 KiB of
+            // `a` and of `b` from byte 2048 i on, as two tiles each whose rows follow each other; the sums are read and written as four tiles with rows
+            // of 128 bytes, 4 KiB in all. The assertion bounds all of it.
             unsafe {
                 asm!(
                     "test {fresh:e}, {fresh:e}",

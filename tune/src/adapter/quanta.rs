@@ -3,7 +3,7 @@
 //! Paper, section 5, Eq. 8: before, `y = W0 x`; attached, `y = W0 x + T(dropout(x)) - S(x)` with T a circuit of trainable gates and S a frozen copy of its
 //! initial gates, so that the start is the base model. There is no alpha. Where S is applied is a choice by name: `folded` subtracts its operator once from
 //! the working copy of the weight (Eq. 9; the paper prints a plus there, the authors' program subtracts), `circuit` applies it beside T, which makes the
-//! start bit-exact. With every gate the identity, S(x) = x costs one subtraction.
+//! start bit-exact. With every gate the identity, S(x) = x costs one subtraction, but on a matrix unit, where both are computed.
 
 use std::borrow::Cow;
 
