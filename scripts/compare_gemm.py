@@ -6,7 +6,7 @@
     python scripts/compare_gemm.py target/release/quanta --dtype bf16 --rounds 3
 
 PyTorch's side is torch.nn.functional.linear with a frozen weight, and the gradient of its input by automatic differentiation. With bf16 PyTorch computes on rows in
-bf16, this program on rows in f32 and weights held as bf16. Both sides use the same number of threads and random values; each cell is the median over rounds.
+bf16, this program on rows in f32 and weights held as bf16, or with --rounded on rows rounded to bf16, as PyTorch does. Both sides use the same number of threads and random values; each cell is the median over rounds.
 Shares are of the limit that `bench gemm` measures in the same rounds, independent f32 multiply-adds; units for narrower types can exceed it.
 """
 import argparse
@@ -43,6 +43,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="rows x output features x input features, separated by commas")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--rounded", action="store_true", help="with bf16: this program rounds its rows, too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -50,7 +51,9 @@ def main():
     torch.set_num_threads(arguments.threads)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     common = ["--dtype", arguments.dtype, "--repeats", str(arguments.repeats), "--threads", str(arguments.threads), "--json"]
-    print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {arguments.dtype}; GFLOP/s, medians of {arguments.rounds} rounds\n")
+    common += ["--rounded"] * arguments.rounded
+    name = "bf16, rounded rows" if arguments.rounded else arguments.dtype
+    print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {name}; GFLOP/s, medians of {arguments.rounds} rounds\n")
     print("| M x N x K | limit | y = x W^T | of limit | PyTorch | quanta / PyTorch | dx = dy W | of limit | PyTorch | quanta / PyTorch |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for shape in arguments.shapes.split(","):

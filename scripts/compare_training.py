@@ -124,6 +124,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--rounded", action="store_true", help="with bf16: this program rounds the rows of its products, too")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -139,7 +140,8 @@ def main():
         return [json.loads(line) for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()]
 
     common = ["--shape", arguments.shape, "--dtype", arguments.dtype, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    own, other = [arguments.program, "bench", "train", "--json"], [sys.executable, __file__, arguments.program, "--as-pytorch"]
+    rounded = ["--rounded"] * arguments.rounded
+    own, other = [arguments.program, "bench", "train", "--json", *rounded], [sys.executable, __file__, arguments.program, "--as-pytorch"]
     sides = {"quanta 4x1": (own, 4, 1), "quanta 1x4": (own, 1, 4), "PyTorch 4x1": (other, 4, 1), "PyTorch 1x4": (other, 1, 4)}
     counts, results, gemm = None, {}, {}
     for _ in range(arguments.rounds):
@@ -148,14 +150,14 @@ def main():
             results.setdefault((name, adapter), []).append(lines(command + common + size)[-1])
         # every round draws the same lengths
         counts = counts or products(SHAPES[arguments.shape], round(results["quanta 4x1", "quanta"][0]["micro_batch_tokens"]), 5 * 4)
-        command = [arguments.program, "bench", "gemm", "--json", "--repeats", "3", "--dtype", arguments.dtype, "--threads", str(arguments.threads)]
+        command = [arguments.program, "bench", "gemm", "--json", "--repeats", "3", "--dtype", arguments.dtype, "--threads", str(arguments.threads), *rounded]
         for line in lines(command + ["--shape", *("x".join(map(str, shape)) for shape in counts)]):
             gemm.setdefault((line["rows"], line["outputs"], line["inputs"]), []).append(line["forward_seconds"] + line["backward_seconds"])
 
     def median(name, adapter, key):
         return statistics.median(result[key] for result in results[name, adapter])
 
-    print(f"{arguments.shape}, {arguments.dtype}, {arguments.threads} threads; median of {arguments.rounds} rounds\n")
+    print(f"{arguments.shape}, {'bf16, rounded rows' if rounded else arguments.dtype}, {arguments.threads} threads; median of {arguments.rounds} rounds\n")
     print("| | tokens/s | peak MiB | tokens/s without adapter | adapter adds |\n|---|---|---|---|---|")
     for name in sides:
         speed, bare = (median(name, adapter, "tokens_per_second") for adapter in ("quanta", "none"))

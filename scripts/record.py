@@ -105,15 +105,19 @@ def main():
 
     threads, short, rounds = ["--threads", str(arguments.threads)], arguments.short, str(1 if arguments.short else arguments.rounds)
     shapes = ["tiny-288"] if short else ["smollm2-135m"]
-    for dtype in ["f32", "bf16"]:
+    # rounded rows where the processor multiplies pairs of bf16 numbers
+    dtypes = {"f32": ["--dtype", "f32"], "bf16": ["--dtype", "bf16"]}
+    if "avx512bf16" in info["instruction_sets"] or not info["amx_unused"]:
+        dtypes["bf16, rounded rows"] = ["--dtype", "bf16", "--rounded"]
+    for name, dtype in dtypes.items():
         some = ["--shape", "64x64x64", "--repeats", "1"] if short else []
-        record(f"Frozen product, {dtype}", [PROGRAM, "bench", "gemm", "--dtype", dtype, *some, *threads])
+        record(f"Frozen product, {name}", [PROGRAM, "bench", "gemm", *dtype, *some, *threads])
     for dims in ["8-6-6"] if short else ["16-8-8-4", "16-16-16", "9-8-8"]:
         record(f"Circuit {dims}", [PROGRAM, "bench", "circuit", "--dims", dims, *threads])
     steps = ["--steps", "1" if short else "9"]
     for shape in shapes if short else [*shapes, "llama2-7b-2l"]:
-        for dtype in ["f32", "bf16"]:
-            record(f"Training, {shape}, {dtype}", [PROGRAM, "bench", "train", "--shape", shape, "--dtype", dtype, *steps, *threads])
+        for name, dtype in dtypes.items():
+            record(f"Training, {shape}, {name}", [PROGRAM, "bench", "train", "--shape", shape, *dtype, *steps, *threads])
     for rows in ["1", "8"]:
         for dtype in ["f32", "bf16"]:
             some = ["--prompt", "8", "--tokens", "3", "--repeats", "1"] if short else []
@@ -128,14 +132,14 @@ def main():
                     f"--tokenizer {tokenizer.name}`, without and with `--separate` alternately.\n\n{table}\n")
     if arguments.pytorch:
         common = [PROGRAM, "--rounds", rounds, *threads]
-        for dtype in ["f32", "bf16"]:
+        for name, dtype in dtypes.items():
             some = ["--shapes", "64x64x64"] if short else []
-            record(f"Products beside PyTorch, {dtype}", [arguments.pytorch, "scripts/compare_gemm.py", *common, "--dtype", dtype, *some], fenced=False)
+            record(f"Products beside PyTorch, {name}", [arguments.pytorch, "scripts/compare_gemm.py", *common, *dtype, *some], fenced=False)
         some = ["--tokens", "16"] if short else []
         record("Circuits beside PyTorch", [arguments.pytorch, "scripts/compare_circuit.py", *common, *some], fenced=False)
-        for dtype in ["f32", "bf16"]:
-            command = [arguments.pytorch, "scripts/compare_training.py", *common, "--shape", shapes[0], "--dtype", dtype]
-            record(f"Training beside PyTorch, {dtype}", [*command, *(["--steps", "1"] if short else [])], fenced=False)
+        for name, dtype in dtypes.items():
+            command = [arguments.pytorch, "scripts/compare_training.py", *common, "--shape", shapes[0], *dtype]
+            record(f"Training beside PyTorch, {name}", [*command, *(["--steps", "1"] if short else [])], fenced=False)
     out.write_text("\n".join(text))
     print(out)
 

@@ -13,7 +13,7 @@ use quanta_tune::data::task::Split;
 use quanta_tune::data::tokenizer::Tokenizer;
 use quanta_tune::model::{Decoder, StoredAs, load};
 use quanta_tune::ops::Batch;
-use quanta_tune::tensor::{Bf16Products, Real, Workspace};
+use quanta_tune::tensor::{Bf16Products, Real, Rounder, Workspace};
 use quanta_tune::train::{AdamW, AdamWSettings, Step, StepSettings};
 use serde_json::json;
 use support::{attach, attachment, loss_and_gradients, method};
@@ -54,9 +54,19 @@ fn step<T: Real>(model: &Decoder<T>) -> Step<T> {
 /// A workspace for each arithmetic of products with bf16 weights.
 fn workspaces() -> Vec<Workspace<f32>> {
     let own = Workspace::new(2).unwrap();
-    let each = [Bf16Products::Widened, Bf16Products::Portable].map(|products| own.clone().with_bf16_products(products));
-    let known = own.bf16_products() != Bf16Products::Amx;
-    each.into_iter().chain((!known).then_some(own)).collect()
+    let here = own.bf16_products();
+    let mut kernels = vec![Bf16Products::Widened, Bf16Products::Portable, Bf16Products::Rounded(Rounder::Portable)];
+    for kernel in [Some(here), here.rounded()].into_iter().flatten() {
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+    }
+    kernels.into_iter().map(|kernel| own.clone().with_bf16_products(kernel)).collect()
+}
+
+/// Whether rows are rounded, which is allowed more.
+fn rounds(kernel: Bf16Products) -> bool {
+    matches!(kernel, Bf16Products::Rounded(_))
 }
 
 /// `1 - cos` of two vectors, and `|a - b| / |b|`.
@@ -95,7 +105,8 @@ fn loss_and_gradients_are_those_of_f64() {
         println!(
             "{kernel:?}: loss off by {loss:.1e}; gradient: cosine 1 - {turned:.1e}, relative difference {apart:.1e}"
         );
-        assert!(loss < 1e-3 && turned < 1e-3, "{kernel:?}: loss off by {loss:.1e}, cosine 1 - {turned:.1e}");
+        let limit = if rounds(kernel) { 1e-2 } else { 1e-3 };
+        assert!(loss < limit && turned < 1e-3, "{kernel:?}: loss off by {loss:.1e}, cosine 1 - {turned:.1e}");
     }
 }
 
@@ -114,7 +125,11 @@ fn one_step_moves_the_adapters_as_in_f64() {
         let kernel = workspace.bf16_products();
         let (_, apart) = compare(&updates(StoredAs::Bf16, &batches, &workspace), &expected);
         println!("{kernel:?}: after one step at 1e-4 the updates differ by {apart:.1e}");
-        assert!(apart < 0.05, "{kernel:?}: after one step the updates differ by {apart:.1e}");
+        // the first step takes the sign of each gradient, whatever its size: rounding turns the smallest
+        assert!(
+            apart < if rounds(kernel) { 0.2 } else { 0.05 },
+            "{kernel:?}: after one step the updates differ by {apart:.1e}"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use quanta_tune::adapter::{Gradients, Pass};
 use quanta_tune::model::{Attachment, Decoder, StoredAs, load};
 use quanta_tune::ops::loss::Label;
 use quanta_tune::ops::{Batch, Segments};
-use quanta_tune::tensor::{Bf16Products, Real, Stream, Workspace};
+use quanta_tune::tensor::{Bf16Products, Real, Rounder, Stream, Workspace};
 use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
 use support::{attach, attachment, bits, loss_and_gradients, method, perturb, random_folder};
@@ -109,7 +109,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn quanta_starts_at_the_base_model_to_the_bit() {
     let (folder, batch) = (random_folder(&config(), Dtype::Bf16), batch());
-    for products in [Bf16Products::Widened, Bf16Products::Portable] {
+    for products in [Bf16Products::Widened, Bf16Products::Portable, Bf16Products::Rounded(Rounder::Portable)] {
         let workspace = Workspace::new(2).unwrap().with_bf16_products(products);
         let scores = |entries: &[Attachment]| {
             let mut model: Decoder<f32> = load(folder.path(), StoredAs::File).unwrap();

@@ -18,6 +18,9 @@ pub struct Arguments {
     /// How the weight is held; arithmetic is in f32
     #[arg(long, value_enum, default_value_t = Held::F32)]
     dtype: Held,
+    /// Round x and dy to bf16 before they meet a weight held as bf16
+    #[arg(long)]
+    rounded: bool,
     /// Measurements of each; their median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
@@ -32,15 +35,17 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let shapes = if arguments.shapes.is_empty() { &Product::DEFAULTS[..] } else { &arguments.shapes };
     let dtype = arguments.dtype.name();
+    arguments.dtype.check_rounded(arguments.rounded)?;
     let mut out = std::io::stdout().lock();
     for (index, &product) in shapes.iter().enumerate() {
         let (bf16, repeats) = (arguments.dtype == Held::Bf16, arguments.repeats as usize);
-        let times = gemm(&GemmBench { product, bf16, repeats, threads: arguments.threads })?;
+        let times =
+            gemm(&GemmBench { product, bf16, rounded: arguments.rounded, repeats, threads: arguments.threads })?;
         let gflops = |seconds: f64| 1e-9 * product.flops() / seconds;
         let (forward, backward, limit) = (gflops(times.forward), gflops(times.backward), 1e-9 * times.limit);
         if arguments.json {
             let line = json!({
-                "engine": ENGINE, "kernel": times.kernel, "threads": times.threads, "dtype": dtype, "shape": product.to_string(),
+                "engine": ENGINE, "kernel": times.kernel, "threads": times.threads, "dtype": dtype, "rounded": arguments.rounded, "shape": product.to_string(),
                 "rows": product.rows, "outputs": product.outputs, "inputs": product.inputs,
                 "forward_seconds": times.forward, "backward_seconds": times.backward,
                 "forward_gflops": forward, "backward_gflops": backward,

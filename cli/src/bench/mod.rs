@@ -38,6 +38,12 @@ impl Held {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Refuses rounded rows where the weights are held in f32.
+    fn check_rounded(self, rounded: bool) -> Result<()> {
+        anyhow::ensure!(!rounded || self == Self::Bf16, "--rounded is for weights held as bf16: add --dtype bf16");
+        Ok(())
+    }
 }
 
 pub fn run(command: &Command) -> Result<()> {

@@ -26,6 +26,9 @@ pub struct Arguments {
     /// How the weights are held
     #[arg(long, value_enum, default_value_t = Held::F32)]
     dtype: Held,
+    /// Round rows to bf16 before they meet weights held as bf16
+    #[arg(long)]
+    rounded: bool,
     /// Samples of a micro-batch
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -81,6 +84,7 @@ enum Rows {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    arguments.dtype.check_rounded(arguments.rounded)?;
     let problems = Problems::new();
     let mut settings = Map::new();
     apply_overrides(&mut settings, &arguments.settings, &problems);
@@ -89,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         shape: arguments.shape.clone(),
         adapter: arguments.adapter.clone(),
         bf16: arguments.dtype == Held::Bf16,
+        rounded: arguments.rounded,
         batch: arguments.batch as usize,
         accumulate: arguments.accumulate as usize,
         steps: arguments.steps as usize,
@@ -127,7 +132,7 @@ fn print_json(arguments: &Arguments, bench: &TrainBench, timing: &TrainTiming) -
     let flops = timing.flops;
     let mut line = json!({
         "engine": ENGINE, "shape": bench.shape, "adapter": bench.adapter, "settings": bench.settings,
-        "dtype": arguments.dtype.name(),
+        "dtype": arguments.dtype.name(), "rounded": arguments.rounded,
         "threads": timing.threads, "batch": bench.batch, "accumulate": bench.accumulate,
         "labels": if arguments.labels == Rows::All { "all" } else { "answers" }, "padded": arguments.padded,
         "choices": arguments.choices, "separate": arguments.separate, "trainable": timing.trainable,
@@ -158,7 +163,7 @@ fn print_json(arguments: &Arguments, bench: &TrainBench, timing: &TrainTiming) -
 fn print_text(arguments: &Arguments, bench: &TrainBench, timing: &TrainTiming) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let TrainBench { shape, adapter, .. } = bench;
-    let dtype = arguments.dtype.name();
+    let dtype = if arguments.rounded { "bf16, rounded rows" } else { arguments.dtype.name() };
     writeln!(out, "{shape} {adapter} {dtype}: {} trainable", grouped(timing.trainable))?;
     let (tokens, samples) = (timing.tokens_per_second, timing.samples_per_second);
     let step = timing.median_step_seconds;

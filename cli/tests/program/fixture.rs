@@ -90,7 +90,13 @@ impl Workshop {
 
     /// Starts the program in the folder, with a hub cache of its own and without a network.
     pub fn start(&self, arguments: &[&str]) -> Output {
+        self.start_with(&[], arguments)
+    }
+
+    /// [`Workshop::start`] with more variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quanta"));
+        command.envs(variables.iter().copied());
         command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("cache"));
         command.args(arguments).current_dir(self.folder.path()).output().expect("the program starts")
     }

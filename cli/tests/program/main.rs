@@ -18,5 +18,6 @@ mod peft;
 mod plan;
 mod report;
 mod resume;
+mod rounded;
 mod selection;
 mod vertical;

@@ -26,6 +26,9 @@ pub(super) const FORMAT: usize = 1;
 /// By what the best validation is chosen; true: by the loss.
 const BEST_BY: [(&str, bool); 2] = [("metric", false), ("loss", true)];
 
+/// What rows meet weights held as bf16 in training; true: rows rounded to bf16.
+const PRODUCTS: [(&str, bool); 2] = [("exact", false), ("rounded", true)];
+
 const SHAPES: [(&str, Shape); 3] =
     [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
 
@@ -101,6 +104,8 @@ pub struct RunConfig {
     pub init_from: Option<PathBuf>,
     /// Whether the best is the lowest validation loss even where the task has a metric.
     pub best_by_loss: bool,
+    /// Whether products with bf16 weights are of rows rounded to bf16.
+    pub rounded: bool,
     /// Threads; 0: one for each processor.
     pub threads: usize,
 }
@@ -146,6 +151,13 @@ impl RunConfig {
         let keep_checkpoints = train.usize("keep_checkpoints").at_least(1).or(1);
         let init_from = train.string("init_from").optional().map(PathBuf::from);
         let best_by_loss = train.one_of("best_by", &BEST_BY).or(false);
+        let rounded = train.one_of("products", &PRODUCTS).or(false);
+        if rounded && matches!(dtype, ModelDtype::F32 | ModelDtype::F64) {
+            train.problem(
+                "products",
+                "\"rounded\" is for weights held as bf16: set model.dtype = \"bf16\", or leave it out",
+            );
+        }
         train.finish();
         top.finish();
         Self {
@@ -159,6 +171,7 @@ impl RunConfig {
             keep_checkpoints,
             init_from,
             best_by_loss,
+            rounded,
             threads,
         }
     }
@@ -208,7 +221,8 @@ impl RunConfig {
             "best_by": BEST_BY.iter().find(|(_, by_loss)| *by_loss == self.best_by_loss).map(|(name, _)| name),
             "weighting": Weighting::NAMES.iter().find(|(_, w)| *w == fit.weighting).map(|(name, _)| name),
             "beta1": fit.adamw.beta1, "beta2": fit.adamw.beta2, "epsilon": fit.adamw.epsilon,
-            "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute, "seed": fit.seed, "threads": self.threads,
+            "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute,
+            "products": PRODUCTS.iter().find(|(_, rounded)| *rounded == self.rounded).map(|(name, _)| name), "seed": fit.seed, "threads": self.threads,
         })
     }
 }

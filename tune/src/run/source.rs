@@ -13,7 +13,7 @@ use crate::hub::Need;
 use crate::model::{
     Attachment, Decoder, ModelConfig, StoredAs, WantedHead, beside_bytes, load_with_head, read_folder_config,
 };
-use crate::tensor::{Bf16Products, Real, Workspace};
+use crate::tensor::{BF16_PRODUCTS, Bf16Products, Real, Workspace};
 use crate::weights::TensorFiles;
 
 /// A base model, with or without an adapter.
@@ -145,6 +145,23 @@ pub fn needs_decoder(config: &ModelConfig, action: &'static str) -> Result<(), R
         None => Ok(()),
         Some(_) => Err(RunError::Encoder { action }),
     }
+}
+
+/// [`workspace`] whose products with bf16 weights are, when `rounded`, of rows rounded to bf16.
+///
+/// # Errors
+/// As [`workspace`], and when the processor cannot do that.
+pub fn training_workspace<T: Real>(threads: usize, rounded: bool) -> Result<Workspace<T>, RunError> {
+    let workspace = workspace(threads)?;
+    if !rounded {
+        return Ok(workspace);
+    }
+    let products = workspace.bf16_products().rounded().ok_or_else(|| {
+        RunError::Usage(format!(
+            "products of rounded rows need AVX-512-BF16 or AMX, and this processor has neither; {BF16_PRODUCTS}=portable computes them in plain code, slowly"
+        ))
+    })?;
+    Ok(workspace.with_bf16_products(products))
 }
 
 /// A workspace with the given number of threads (0: one for each processor).

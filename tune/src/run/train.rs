@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::examination::examination;
 use super::hub::snapshot;
 use super::run_folder::{RunFolder, check_same_run};
-use super::source::{needs_decoder, workspace};
+use super::source::{needs_decoder, training_workspace};
 use super::{ModelDtype, PlanReport, RunConfig, RunError, memory, plan::plan, samples};
 use crate::checkpoint::{AdapterFolder, Checkpoint, list_checkpoints};
 use crate::data::dataset::Dataset;
@@ -199,7 +199,7 @@ fn run<T: Real>(
 ) -> Result<TrainReport, RunError> {
     let prepared = prepare(config)?;
     let Prepared { config, plan, samples, dataset, .. } = &prepared;
-    let workspace = workspace::<T>(config.threads)?;
+    let workspace = training_workspace::<T>(config.threads, config.rounded)?;
     let mut model = prepared.model(checkpoint.as_ref().map(|(checkpoint, _)| &checkpoint.adapter), &workspace)?;
     let keeps_newest = dataset.dev.encoded.is_empty();
     let (start, folder) = match checkpoint {
@@ -300,7 +300,7 @@ fn try_step<T: Real>(config: &RunConfig) -> Result<DryRunReport, RunError> {
     let prepared = prepare(config)?;
     let Prepared { config, samples, .. } = &prepared;
     let fit = &config.fit;
-    let workspace = workspace::<T>(config.threads)?;
+    let workspace = training_workspace::<T>(config.threads, config.rounded)?;
     let mut model = prepared.model(None, &workspace)?;
     let mut longest: Vec<usize> = (0..samples.len()).collect();
     longest.sort_by_key(|&index| std::cmp::Reverse(samples.size(index)));

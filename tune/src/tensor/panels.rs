@@ -5,19 +5,25 @@
 //! never widened in memory, and tasks are small enough that a thread which is slowed down hands its work to the others. The parts of the summed dimension
 //! follow from its length alone, so that no bit depends on threads, or on which rows are computed together. Other machines and types take
 //! [`super::matmul`].
+//!
+//! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_product`]: rows and panels then hold pairs of
+//! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s.
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::pack;
+use super::rounded;
 use super::tiles::Frozen;
 use super::{Matrix, Workspace};
 
-/// Elements of a block of rows that one part of the summed dimension takes at most: every panel of a task meets them, from the second-level cache.
+/// Words of a block of rows that one part of the summed dimension takes at most: every panel of a task meets them, from the second-level cache.
 #[cfg(target_arch = "x86_64")]
 const BLOCK: usize = 340 << 10;
-/// Elements of the summed dimension that a packed panel holds at most: 96 KiB with its 48 columns.
+/// Words of the summed dimension that a packed panel holds at most: 96 KiB with its 48 columns.
 #[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 512;
-/// Elements of a block of rows that stay in the second-level cache from one task to the next. Longer rows are fetched again by every task.
+/// Words of a block of rows that stay in the second-level cache from one task to the next. Longer rows are fetched again by every task.
 #[cfg(target_arch = "x86_64")]
 const KEPT: usize = 1 << 18;
 
@@ -35,16 +41,38 @@ pub(crate) fn panel_product<E: Element>(
     workspace: &Workspace<f32>,
 ) -> bool {
     let (n, k, m) = (x.rows(), x.cols(), out.cols());
-    let rows = w.elements.len().checked_div(w.cols).unwrap_or(0);
-    assert_eq!(if w.transposed { (w.cols, rows) } else { (rows, w.cols) }, (k, m), "product of [{n}, {k}]");
-    assert_eq!(out.rows(), n, "rows of a product");
+    w.check(x, out);
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512 && n > 0 && k > 0 && m > 0 {
-        avx512::product(x, w, out, accumulate, workspace);
+        let x = avx512::Rows { words: x.data(), n, k };
+        avx512::product::<pack::Wide<E>>(x, k, w, out, accumulate, workspace);
         return true;
     }
     let _ = (accumulate, workspace);
     false
+}
+
+/// As [`panel_product`], of `x` rounded to bf16: products are exact, sums in f32. Subnormal numbers count as zero.
+///
+/// # Panics
+/// When the shapes do not fit, or the machine has no AVX-512-BF16 ([`rounded::has_pairs`]).
+pub(crate) fn rounded_product(
+    x: &Matrix<f32>,
+    w: Frozen<'_>,
+    out: &mut Matrix<f32>,
+    accumulate: bool,
+    workspace: &Workspace<f32>,
+) {
+    let (n, k, m) = (x.rows(), x.cols(), out.cols());
+    w.check(x, out);
+    assert!(rounded::has_pairs(), "AVX-512-BF16: not in this processor");
+    #[cfg(target_arch = "x86_64")]
+    if n > 0 && k > 0 && m > 0 {
+        let pairs = rounded::pairs(x, workspace);
+        let x = avx512::Rows { words: &pairs, n, k: k.div_ceil(2) };
+        avx512::product::<pack::Pairs>(x, k, w, out, accumulate, workspace);
+    }
+    let _ = (accumulate, workspace, n, m);
 }
 
 /// A type that a frozen matrix is held in.
@@ -54,9 +82,9 @@ impl Element for f32 {}
 impl Element for bf16 {}
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx512::Out;
+pub(crate) use super::pack::Widened;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Widened;
+pub(super) use avx512::Out;
 
 /// Nothing is asked of an element where it is not read.
 #[cfg(not(target_arch = "x86_64"))]
@@ -69,15 +97,12 @@ mod avx512 {
     //! The kernel. Everything below `product` may run only where `vector::width` is 512.
 
     use std::arch::x86_64::*;
-    use std::ops::Range;
 
-    use half::bf16;
     use rayon::prelude::*;
 
-    use super::{BLOCK, DEPTH, Element, Frozen, KEPT, Matrix, Workspace};
+    use super::super::pack::{LANES, Words, ends, pack};
+    use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Workspace};
 
-    /// Numbers in a register.
-    const LANES: usize = 16;
     /// Registers of columns in a panel.
     const REGISTERS: usize = 3;
     const COLUMNS: usize = REGISTERS * LANES;
@@ -85,34 +110,6 @@ mod avx512 {
     const TOGETHER: usize = 8;
     /// Panels of a task at most.
     const PANELS: usize = 4;
-
-    /// Reading elements as f32.
-    pub(crate) trait Widened: Sized {
-        /// The elements that `mask` names, the first of them at `from`; zeros for the others.
-        ///
-        /// # Safety
-        /// The machine has AVX-512 F, BW and VL; the named elements are readable.
-        unsafe fn load(from: *const Self, mask: u16) -> __m512;
-    }
-
-    impl Widened for f32 {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn load(from: *const Self, mask: u16) -> __m512 {
-            // SAFETY: the caller's promise
-            unsafe { _mm512_maskz_loadu_ps(mask, from) }
-        }
-    }
-
-    impl Widened for bf16 {
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        unsafe fn load(from: *const Self, mask: u16) -> __m512 {
-            // SAFETY: the caller's promise; a bf16 is its 16 bits
-            let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-        }
-    }
 
     /// Where results go: disjoint blocks of it are written by different threads.
     #[derive(Clone, Copy)]
@@ -135,15 +132,25 @@ mod avx512 {
         }
     }
 
-    /// The shapes have been checked and nothing is empty.
-    pub(super) fn product<E: Element>(
-        x: &Matrix<f32>,
-        w: Frozen<'_, E>,
+    /// `n` rows of `k` words.
+    #[derive(Clone, Copy)]
+    pub(super) struct Rows<'a> {
+        pub words: &'a [f32],
+        pub n: usize,
+        pub k: usize,
+    }
+
+    /// Rows of `elements` elements each, in words. The shapes have been checked, nothing is empty, and the machine has the instructions of the words.
+    pub(super) fn product<W: Words>(
+        x: Rows<'_>,
+        elements: usize,
+        w: Frozen<'_, W::Element>,
         out: &mut Matrix<f32>,
         accumulate: bool,
         workspace: &Workspace<f32>,
     ) {
-        let (n, k, m) = (x.rows(), x.cols(), out.cols());
+        let (Rows { words, n, k }, m) = (x, out.cols());
+        assert!(words.len() == n * k && k == elements.div_ceil(W::ELEMENTS), "{n} rows of {elements} elements");
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
         let (height, width) = task_size([n, k, m], depth, rayon::current_num_threads());
         let across = m.div_ceil(width);
@@ -157,13 +164,14 @@ mod avx512 {
                 for first in columns.clone().step_by(COLUMNS) {
                     let panel_columns = first..(first + COLUMNS).min(m);
                     let registers = panel_columns.len().div_ceil(LANES);
-                    // SAFETY: `panel_product` found the instructions. The ranges lie inside the matrices, whose shapes it checked; the panel holds
+                    let packed = part.start * W::ELEMENTS..(part.end * W::ELEMENTS).min(elements);
+                    // SAFETY: the callers found the instructions. The ranges lie inside the matrices, whose shapes were checked; the panel holds
                     // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
                     unsafe {
-                        pack(w, part.clone(), panel_columns.clone(), &mut panel);
+                        pack::<W>(w, packed, panel_columns.clone(), &mut panel);
                         let block = Block {
                             rows: rows.len(),
-                            x: x.data().as_ptr().add(rows.start * k + part.start),
+                            x: words.as_ptr().add(rows.start * k + part.start),
                             k,
                             panel: panel.as_ptr(),
                             depth: part.len(),
@@ -173,9 +181,9 @@ mod avx512 {
                             mask: ends(panel_columns.len() - (registers - 1) * LANES),
                         };
                         match registers {
-                            3 => block.multiply::<3>(),
-                            2 => block.multiply::<2>(),
-                            _ => block.multiply::<1>(),
+                            3 => block.multiply::<W, 3>(),
+                            2 => block.multiply::<W, 2>(),
+                            _ => block.multiply::<W, 1>(),
                         }
                     }
                 }
@@ -204,89 +212,12 @@ mod avx512 {
         sizes.min_by_key(time).unwrap_or((TOGETHER, COLUMNS))
     }
 
-    /// The mask of the first `count` lanes.
-    fn ends(count: usize) -> u16 {
-        if count >= LANES { u16::MAX } else { (1 << count) - 1 }
-    }
-
-    /// Packs `columns` (at most 48) of the rows `part` of the right side as `[part][registers][16]`; lanes beyond the columns are zeros.
-    ///
-    /// # Safety
-    /// The machine has the instructions; the ranges lie inside the matrix; `panel` has room.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn pack<E: Element>(w: Frozen<'_, E>, part: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
-        let stride = columns.len().div_ceil(LANES) * LANES;
-        assert!(panel.len() >= part.len() * stride);
-        let (elements, panel) = (w.elements.as_ptr(), panel.as_mut_ptr());
-        for (register, first) in columns.clone().step_by(LANES).enumerate() {
-            let count = LANES.min(columns.end - first);
-            // SAFETY: rows and columns are those of the matrix; every store lies below `part.len() * stride`
-            unsafe {
-                if w.transposed {
-                    for from in part.clone().step_by(LANES) {
-                        let deep = LANES.min(part.end - from);
-                        let mut rows = [_mm512_setzero_ps(); LANES];
-                        for (i, row) in rows.iter_mut().enumerate().take(count) {
-                            *row = E::load(elements.add((first + i) * w.cols + from), ends(deep));
-                        }
-                        let to = panel.add((from - part.start) * stride + register * LANES);
-                        for (i, row) in transpose(rows).iter().enumerate().take(deep) {
-                            _mm512_storeu_ps(to.add(i * stride), *row);
-                        }
-                    }
-                } else {
-                    for (i, row) in part.clone().enumerate() {
-                        let values = E::load(elements.add(row * w.cols + first), ends(count));
-                        _mm512_storeu_ps(panel.add(i * stride + register * LANES), values);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A 16 x 16 matrix in registers, transposed: squares of side 1, 2, 4 and 8 change places across the diagonal.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
-        exchange::<8>(exchange::<4>(exchange::<2>(exchange::<1>(rows))))
-    }
-
-    /// Of each two rows that are `SIDE` apart, the first keeps its left squares and takes the second's left ones; the second takes the first's right ones.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn exchange<const SIDE: usize>(mut rows: [__m512; LANES]) -> [__m512; LANES] {
-        let [first, second] = const { exchanged(SIDE) };
-        // SAFETY: an array of 16 i32 has the size of a register
-        let [first, second] = unsafe { [_mm512_loadu_epi32(first.as_ptr()), _mm512_loadu_epi32(second.as_ptr())] };
-        for i in 0..LANES {
-            if i & SIDE == 0 {
-                let (a, b) = (rows[i], rows[i + SIDE]);
-                rows[i] = _mm512_permutex2var_ps(a, first, b);
-                rows[i + SIDE] = _mm512_permutex2var_ps(a, second, b);
-            }
-        }
-        rows
-    }
-
-    /// Where the lanes of both rows come from: below 16 the first row's, from there on the second's.
-    const fn exchanged(side: usize) -> [[i32; LANES]; 2] {
-        let mut lanes = [[0; LANES]; 2];
-        let mut lane = 0;
-        while lane < LANES {
-            let left = lane & side == 0;
-            lanes[0][lane] = if left { lane } else { LANES + lane - side } as i32;
-            lanes[1][lane] = if left { lane + side } else { LANES + lane } as i32;
-            lane += 1;
-        }
-        lanes
-    }
-
     /// Some rows times one packed panel, behind which a row may be read.
     struct Block {
         rows: usize,
-        /// The first row's first element that the panel meets.
+        /// The first row's first word that the panel meets.
         x: *const f32,
-        /// Elements of a row of x.
+        /// Words of a row of x.
         k: usize,
         panel: *const f32,
         depth: usize,
@@ -302,23 +233,23 @@ mod avx512 {
 
     impl Block {
         /// # Safety
-        /// The machine has AVX-512 F; rows, panel (of `N` registers) and results are where the fields say.
+        /// The machine has AVX-512 F and what `W` asks for; rows, panel (of `N` registers) and results are where the fields say.
         #[target_feature(enable = "avx512f")]
-        unsafe fn multiply<const N: usize>(&self) {
+        unsafe fn multiply<W: Words, const N: usize>(&self) {
             // SAFETY: the caller's promise; all rows together are `self.rows`
             unsafe {
                 let whole = self.rows / TOGETHER * TOGETHER;
                 for row in (0..whole).step_by(TOGETHER) {
-                    self.rows::<TOGETHER, N>(row);
+                    self.rows::<W, TOGETHER, N>(row);
                 }
                 match self.rows - whole {
-                    1 => self.rows::<1, N>(whole),
-                    2 => self.rows::<2, N>(whole),
-                    3 => self.rows::<3, N>(whole),
-                    4 => self.rows::<4, N>(whole),
-                    5 => self.rows::<5, N>(whole),
-                    6 => self.rows::<6, N>(whole),
-                    7 => self.rows::<7, N>(whole),
+                    1 => self.rows::<W, 1, N>(whole),
+                    2 => self.rows::<W, 2, N>(whole),
+                    3 => self.rows::<W, 3, N>(whole),
+                    4 => self.rows::<W, 4, N>(whole),
+                    5 => self.rows::<W, 5, N>(whole),
+                    6 => self.rows::<W, 6, N>(whole),
+                    7 => self.rows::<W, 7, N>(whole),
                     _ => {}
                 }
             }
@@ -330,7 +261,7 @@ mod avx512 {
         /// As [`Self::multiply`].
         #[inline(never)]
         #[target_feature(enable = "avx512f")]
-        unsafe fn rows<const R: usize, const N: usize>(&self, first: usize) {
+        unsafe fn rows<W: Words, const R: usize, const N: usize>(&self, first: usize) {
             let &Self { k, depth, mut panel, m, .. } = self;
             // SAFETY: the caller's promise, index by index
             unsafe {
@@ -349,13 +280,13 @@ mod avx512 {
                 }
                 let mut i = 0;
                 while i + 2 <= depth {
-                    step(&x, i, &mut row, panel.add(N * LANES), &mut sums);
-                    step(&x, i + 1, &mut row, panel.add(2 * N * LANES), &mut sums);
+                    step::<W, R, N>(&x, i, &mut row, panel.add(N * LANES), &mut sums);
+                    step::<W, R, N>(&x, i + 1, &mut row, panel.add(2 * N * LANES), &mut sums);
                     panel = panel.add(2 * N * LANES);
                     i += 2;
                 }
                 if i < depth {
-                    step(&x, i, &mut row, panel.add(N * LANES), &mut sums);
+                    step::<W, R, N>(&x, i, &mut row, panel.add(N * LANES), &mut sums);
                 }
                 for r in 0..R {
                     for n in 0..N {
@@ -369,14 +300,14 @@ mod avx512 {
         }
     }
 
-    /// Adds the products of element `i` of each row with a row of the panel, and reads the panel's next row meanwhile: asked for only when it is needed, it
+    /// Adds the products of word `i` of each row with a row of the panel, and reads the panel's next row meanwhile: asked for only when it is needed, it
     /// would be waited for.
     ///
     /// # Safety
-    /// The machine has AVX-512 F; element `i` of the rows and `N` registers at `next` are readable.
+    /// The machine has AVX-512 F and what `W` asks for; word `i` of the rows and `N` registers at `next` are readable.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn step<const R: usize, const N: usize>(
+    unsafe fn step<W: Words, const R: usize, const N: usize>(
         x: &[*const f32; R],
         i: usize,
         row: &mut [__m512; N],
@@ -390,7 +321,7 @@ mod avx512 {
                 if r < R {
                     let x = _mm512_set1_ps(*x[r].add(i));
                     for n in 0..N {
-                        sums[r][n] = _mm512_fmadd_ps(x, here[n], sums[r][n]);
+                        sums[r][n] = W::multiply(x, here[n], sums[r][n]);
                     }
                 }
                 if r < N {

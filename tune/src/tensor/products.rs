@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use quanta_circuit::unit::{self, SIDE, Unit};
 
-use super::{Stream, product_kernel, tiles};
+use super::{Stream, product_kernel, rounded, tiles};
 
 /// The environment variable that chooses: `auto`, `f32` or `portable`.
 pub const BF16_PRODUCTS: &str = "QUANTA_BF16_PRODUCTS";
@@ -23,6 +23,19 @@ pub enum Bf16Products {
     /// zero.
     Amx,
     /// The same in plain code: slow, to judge the unit and what its arithmetic does.
+    Portable,
+    /// Rows are rounded to bf16, eight bits; products and sums in f32. Subnormal numbers count as zero.
+    Rounded(Rounder),
+}
+
+/// What multiplies rows that were rounded to bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounder {
+    /// The tiles of Intel's AMX.
+    Amx,
+    /// Vectors of pairs, AVX-512-BF16.
+    Avx512,
+    /// Plain code, slow.
     Portable,
 }
 
@@ -54,16 +67,31 @@ impl Bf16Products {
             Self::Widened => product_kernel(),
             Self::Amx => "amx-bf16",
             Self::Portable => "portable-bf16",
+            Self::Rounded(Rounder::Amx) => "amx-bf16, rounded",
+            Self::Rounded(Rounder::Avx512) => "avx512-bf16, rounded",
+            Self::Rounded(Rounder::Portable) => "portable-bf16, rounded",
         }
     }
 
-    /// What computes products of so many rows, where that is a matrix unit or stands for one: those with bf16 weights, and those of circuits beside them.
+    /// What computes the gates of circuits beside bf16 weights, for so many rows, where that is a matrix unit or stands for one. Gates and features are cut into
+    /// two bf16 numbers each, whatever the rows of frozen products are.
     pub fn unit(self, rows: usize) -> Option<Unit> {
         match self {
-            Self::Amx if rows >= SIDE => Some(Unit::Amx),
+            Self::Amx | Self::Rounded(Rounder::Amx) if rows >= SIDE => Some(Unit::Amx),
             Self::Portable if rows >= SIDE => Some(Unit::Portable),
             _ => None,
         }
+    }
+
+    /// The same of rows rounded to bf16: on the unit that this is computed on, else in vectors of pairs; none where the processor has neither.
+    pub fn rounded(self) -> Option<Self> {
+        let rounder = match self {
+            Self::Rounded(rounder) => rounder,
+            Self::Amx => Rounder::Amx,
+            Self::Portable => Rounder::Portable,
+            Self::Widened => rounded::has_pairs().then_some(Rounder::Avx512)?,
+        };
+        Some(Self::Rounded(rounder))
     }
 
     /// Whether AMX can be used and computes as plain code does.

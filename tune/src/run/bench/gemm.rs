@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::clock::{median, seconds};
 use super::limit;
 use crate::ops::{Storage, Weight};
-use crate::run::source::workspace;
+use crate::run::source::training_workspace;
 use crate::run::{RunError, memory};
 use crate::tensor::{Stream, product_kernel};
 use crate::weights::round_to_bf16;
@@ -68,6 +68,8 @@ pub struct GemmBench {
     pub product: Product,
     /// Whether the weight is held as bf16.
     pub bf16: bool,
+    /// Whether rows are rounded to bf16 before they meet it.
+    pub rounded: bool,
     /// Measurements of each; the median counts.
     pub repeats: usize,
     /// Threads; 0: one for each processor.
@@ -99,7 +101,7 @@ pub fn gemm(bench: &GemmBench) -> Result<GemmTimes, RunError> {
     let both = size(rows, outputs, 4).saturating_add(size(rows, inputs, 4)).saturating_mul(2);
     // numbers are drawn in f32 and rounded afterwards
     memory::check_bytes(size(outputs, inputs, if bench.bf16 { 6 } else { 4 }).saturating_add(both))?;
-    let workspace = workspace::<f32>(bench.threads)?;
+    let workspace = training_workspace::<f32>(bench.threads, bench.rounded)?;
     let mut stream = Stream::new(0, "bench", "gemm");
     let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| stream.normal() as f32).collect() };
     let drawn = numbers(outputs * inputs);
@@ -125,7 +127,8 @@ pub fn gemm(bench: &GemmBench) -> Result<GemmTimes, RunError> {
         }
     });
     let [forward, backward, limit] = measured.map(|mut list| median(&mut list));
-    Ok(GemmTimes { kernel: product_kernel(), threads: workspace.threads(), forward, backward, limit })
+    let kernel = if bench.bf16 { workspace.bf16_products().kernel() } else { product_kernel() };
+    Ok(GemmTimes { kernel, threads: workspace.threads(), forward, backward, limit })
 }
 
 #[cfg(test)]

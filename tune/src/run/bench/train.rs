@@ -18,7 +18,7 @@ use crate::model::{Attachment, Cost, Decoder, ModelConfig, Training, random, res
 use crate::ops::Batch;
 use crate::run::RunError;
 use crate::run::memory::{self, peak_resident_bytes};
-use crate::run::source::workspace;
+use crate::run::source::training_workspace;
 use crate::tensor::Stream;
 use crate::train::{AdamW, AdamWSettings, Step, StepSettings};
 
@@ -31,6 +31,8 @@ pub struct TrainBench {
     pub adapter: String,
     /// Whether weights are held as bf16.
     pub bf16: bool,
+    /// Whether rows are rounded to bf16 before they meet them.
+    pub rounded: bool,
     /// Samples of a micro-batch.
     pub batch: usize,
     /// Micro-batches of a step.
@@ -118,7 +120,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let attachments = [attachment];
     let cost = |training| Cost::of(&config, &attachments, &chosen, training);
     memory::check(&cost(training))?;
-    let workspace = workspace::<f32>(bench.threads)?;
+    let workspace = training_workspace::<f32>(bench.threads, bench.rounded)?;
     let mut model: Decoder<f32> = random(config.clone(), 0.02, 0, bench.bf16);
     let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
     workspace.run(|| model.attach(&attachments, &chosen, 0, kept))?;

@@ -1,0 +1,225 @@
+//! What a packed panel of [`super::panels`] holds, and how it is packed from a frozen matrix, on AVX-512.
+//!
+//! A panel is rows of 16 lanes, and a lane a word of 32 bits: an f32 number, bf16 widened, or a pair of bf16 numbers that follow each other in the summed
+//! dimension. Registers of words have the type of f32 vectors whatever they hold; moving them changes no bit.
+//!
+//! All of it may run only where `vector::width` is 512.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::tiles::Frozen;
+
+/// Words in a register.
+pub(super) const LANES: usize = 16;
+
+/// Reading elements as f32.
+pub(crate) trait Widened: Sized {
+    /// The elements that `mask` names, the first of them at `from`; zeros for the others.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW and VL; the named elements are readable.
+    unsafe fn load(from: *const Self, mask: u16) -> __m512;
+}
+
+impl Widened for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+}
+
+impl Widened for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise; a bf16 is its 16 bits
+        let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+}
+
+/// What a word is.
+pub(super) trait Words {
+    /// What the matrix is held in.
+    type Element: Copy + Sync;
+    /// Elements of the summed dimension in a word.
+    const ELEMENTS: usize;
+
+    /// The words of some elements that follow each other, at most a register of them; zeros behind them.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW and VL; `count` elements from `from` on are readable.
+    unsafe fn along(from: *const Self::Element, count: usize) -> __m512;
+
+    /// The words of the columns that `mask` names, of `count` rows (at least one, at most a word's) that are `stride` apart; zeros for the others.
+    ///
+    /// # Safety
+    /// As [`Self::along`], for these columns of these rows.
+    unsafe fn across(from: *const Self::Element, stride: usize, count: usize, mask: u16) -> __m512;
+
+    /// `sum + x row`, word by word.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, and BF16 where the words are pairs.
+    unsafe fn multiply(x: __m512, row: __m512, sum: __m512) -> __m512;
+}
+
+/// Words of one element each, in f32.
+pub(super) struct Wide<E>(PhantomData<E>);
+
+impl<E: Widened + Copy + Sync> Words for Wide<E> {
+    type Element = E;
+    const ELEMENTS: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn along(from: *const E, count: usize) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { E::load(from, ends(count)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn across(from: *const E, _: usize, _: usize, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { E::load(from, mask) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn multiply(x: __m512, row: __m512, sum: __m512) -> __m512 {
+        _mm512_fmadd_ps(x, row, sum)
+    }
+}
+
+/// Words of two elements each, in bf16.
+pub(super) struct Pairs;
+
+impl Words for Pairs {
+    type Element = bf16;
+    const ELEMENTS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn along(from: *const bf16, count: usize) -> __m512 {
+        let mask = if count >= 2 * LANES { u32::MAX } else { (1 << count) - 1 };
+        // SAFETY: the caller's promise; a bf16 is its 16 bits
+        _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn across(from: *const bf16, stride: usize, count: usize, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise; a bf16 is its 16 bits
+        unsafe {
+            let even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
+            if count == 1 {
+                return _mm512_castsi512_ps(even);
+            }
+            let odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.add(stride).cast()));
+            _mm512_castsi512_ps(_mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn multiply(x: __m512, row: __m512, mut sum: __m512) -> __m512 {
+        // assembly, because the intrinsic is inlined only into functions that are compiled for AVX-512-BF16, and all others here are compiled without
+        // SAFETY: the caller's promise; the instruction reads and writes these registers alone
+        unsafe {
+            asm!("vdpbf16ps {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) x, in(zmm_reg) row, options(pure, nomem, nostack, preserves_flags));
+        }
+        sum
+    }
+}
+
+/// The mask of the first `count` lanes.
+pub(super) fn ends(count: usize) -> u16 {
+    if count >= LANES { u16::MAX } else { (1 << count) - 1 }
+}
+
+/// Packs `columns` (at most 48) of the rows `part` of the right side as `[words of part][registers][16]`; lanes beyond the columns are zeros.
+///
+/// # Safety
+/// The machine has the instructions; the ranges lie inside the matrix.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn pack<W: Words>(
+    w: Frozen<'_, W::Element>,
+    part: Range<usize>,
+    columns: Range<usize>,
+    panel: &mut [f32],
+) {
+    let (words, stride) = (part.len().div_ceil(W::ELEMENTS), columns.len().div_ceil(LANES) * LANES);
+    assert!(panel.len() >= words * stride);
+    let (elements, panel) = (w.elements.as_ptr(), panel.as_mut_ptr());
+    for (register, first) in columns.clone().step_by(LANES).enumerate() {
+        let count = LANES.min(columns.end - first);
+        // SAFETY: rows and columns are those of the matrix; every store lies below `words * stride`
+        unsafe {
+            if w.transposed {
+                for word in (0..words).step_by(LANES) {
+                    let from = part.start + word * W::ELEMENTS;
+                    let deep = (LANES * W::ELEMENTS).min(part.end - from);
+                    let mut rows = [_mm512_setzero_ps(); LANES];
+                    for (i, row) in rows.iter_mut().enumerate().take(count) {
+                        *row = W::along(elements.add((first + i) * w.cols + from), deep);
+                    }
+                    let to = panel.add(word * stride + register * LANES);
+                    for (i, row) in transpose(rows).iter().enumerate().take(words - word) {
+                        _mm512_storeu_ps(to.add(i * stride), *row);
+                    }
+                }
+            } else {
+                for (i, row) in part.clone().step_by(W::ELEMENTS).enumerate() {
+                    let there = W::ELEMENTS.min(part.end - row);
+                    let values = W::across(elements.add(row * w.cols + first), w.cols, there, ends(count));
+                    _mm512_storeu_ps(panel.add(i * stride + register * LANES), values);
+                }
+            }
+        }
+    }
+}
+
+/// A 16 x 16 matrix in registers, transposed: squares of side 1, 2, 4 and 8 change places across the diagonal.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+    exchange::<8>(exchange::<4>(exchange::<2>(exchange::<1>(rows))))
+}
+
+/// Of each two rows that are `SIDE` apart, the first keeps its left squares and takes the second's left ones; the second takes the first's right ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exchange<const SIDE: usize>(mut rows: [__m512; LANES]) -> [__m512; LANES] {
+    let [first, second] = const { exchanged(SIDE) };
+    // SAFETY: an array of 16 i32 has the size of a register
+    let [first, second] = unsafe { [_mm512_loadu_epi32(first.as_ptr()), _mm512_loadu_epi32(second.as_ptr())] };
+    for i in 0..LANES {
+        if i & SIDE == 0 {
+            let (a, b) = (rows[i], rows[i + SIDE]);
+            rows[i] = _mm512_permutex2var_ps(a, first, b);
+            rows[i + SIDE] = _mm512_permutex2var_ps(a, second, b);
+        }
+    }
+    rows
+}
+
+/// Where the lanes of both rows come from: below 16 the first row's, from there on the second's.
+const fn exchanged(side: usize) -> [[i32; LANES]; 2] {
+    let mut lanes = [[0; LANES]; 2];
+    let mut lane = 0;
+    while lane < LANES {
+        let left = lane & side == 0;
+        lanes[0][lane] = if left { lane } else { LANES + lane - side } as i32;
+        lanes[1][lane] = if left { lane + side } else { LANES + lane } as i32;
+        lane += 1;
+    }
+    lanes
+}
