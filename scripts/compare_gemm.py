@@ -48,6 +48,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
+    if arguments.rounded and arguments.dtype != "bf16":
+        parser.error("--rounded is for --dtype bf16")
     torch.set_num_threads(arguments.threads)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     common = ["--dtype", arguments.dtype, "--repeats", str(arguments.repeats), "--threads", str(arguments.threads), "--json"]

@@ -133,6 +133,8 @@ def main():
     parser.add_argument("--adapter", choices=["quanta", "none"], default="quanta", help=argparse.SUPPRESS)
     parser.add_argument("--as-pytorch", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.rounded and arguments.dtype != "bf16":
+        parser.error("--rounded is for --dtype bf16")
     if arguments.as_pytorch:
         return pytorch(arguments)
 

@@ -105,7 +105,8 @@ fn loss_and_gradients_are_those_of_f64() {
         println!(
             "{kernel:?}: loss off by {loss:.1e}; gradient: cosine 1 - {turned:.1e}, relative difference {apart:.1e}"
         );
-        let limit = if rounds(kernel) { 1e-2 } else { 1e-3 };
+        // of rounded rows within 1e-3 of the loss itself
+        let limit = if rounds(kernel) { 1e-3 * expected.0.iter().sum::<f64>() / BATCHES as f64 } else { 1e-3 };
         assert!(loss < limit && turned < 1e-3, "{kernel:?}: loss off by {loss:.1e}, cosine 1 - {turned:.1e}");
     }
 }

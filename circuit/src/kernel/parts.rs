@@ -1,12 +1,15 @@
 //! One gate on one tile of tokens in the arithmetic of matrix units: gates and features as sums of two bf16 numbers.
 //!
 //! A number is `h + l` but for 2^-17 of it, `h` the nearest bf16 number and `l` the nearest to what is left; a product `a b` is `ah bh + al bh + ah bl` in
-//! sums of f32: met but for 2^-15, mostly far less. The three are one longer product for the unit: its left operand holds the steps of `ah`, `al`, `ah`, its right one those of `bh`, `bh`, `bl`.
+//! sums of f32: met but for 2^-15, mostly far less. The three are one longer product for the unit: its left operand holds the steps of
+//! `ah`, `al`, `ah`, its right one those of `bh`, `bh`, `bl`.
 //! What is multiplied is what `gate` says: `Y = G X`, `dX = G^t dY` and `S += dY X^t`. Of what is infinite, and of results that
 //! overflow, NaN may come where f32 has an infinite number.
 //!
 //! Layout of operands, in words of [`unit`]: a packed gate is `[blocks of 32 rows][3 parts][steps of 32 columns]`, what stands on the right of it one such
 //! `[3 parts][steps]` for 32 columns of tokens. For `S` both operands have steps of 32 tokens.
+
+use std::slice;
 
 use super::gate::{BackwardGate, ForwardGate};
 use super::schedule::Step;
@@ -37,8 +40,8 @@ pub(crate) fn backward_scratch(step: &Step, _lanes: usize) -> usize {
     BLOCK + operand_len(rows) + (rows + cols) * operand_len(DEPTH)
 }
 
-/// The bits of two bf16 numbers whose sum is x but for 2^-17 of it. Beyond the largest bf16 number, the first is that; what is infinite has no rest, and what is
-/// not a number stays one.
+/// The bits of two bf16 numbers whose sum is x but for 2^-17 of it. Beyond the largest bf16 number, the first is that; what is infinite has
+/// no rest, and what is not a number stays one.
 #[inline(always)]
 fn parts(x: f32) -> (u32, u32) {
     const INFINITE: u32 = 0x7f80_0000;
@@ -212,6 +215,16 @@ unsafe fn product(
     }
 }
 
+/// A packed gate's words and a scratch.
+///
+/// # Safety
+/// Both are there for as many numbers, and nobody else uses the scratch.
+#[inline(always)]
+unsafe fn slices<'a>(packed: (*const f32, usize), scratch: (*mut f32, usize)) -> (&'a [u32], &'a mut [f32]) {
+    // SAFETY: the caller's promise; every bit pattern is a value of both types.
+    unsafe { (slice::from_raw_parts(packed.0.cast(), packed.1), slice::from_raw_parts_mut(scratch.0, scratch.1)) }
+}
+
 /// `Y = G X` on a tile.
 ///
 /// # Safety
@@ -220,11 +233,9 @@ unsafe fn product(
 pub(crate) unsafe fn forward(gate: &ForwardGate<'_, f32>, blocks: &impl Blocks) {
     let (step, width) = (gate.step, gate.width);
     let run = step.inner * width;
+    let packed = (gate.packed, packed_len(step.rows(), step.cols()));
     // SAFETY: the caller's promise of both lengths.
-    let (packed, scratch) = unsafe {
-        let packed = std::slice::from_raw_parts(gate.packed.cast::<u32>(), packed_len(step.rows(), step.cols()));
-        (packed, std::slice::from_raw_parts_mut(gate.panel, forward_scratch(step, HALF)))
-    };
+    let (packed, scratch) = unsafe { slices(packed, (gate.panel, forward_scratch(step, HALF))) };
     let (sums, right) = scratch.split_at_mut(BLOCK);
     let right = words(right);
     for (outer, middle) in step.loops() {
@@ -251,11 +262,9 @@ pub(crate) unsafe fn forward(gate: &ForwardGate<'_, f32>, blocks: &impl Blocks) 
 pub(crate) unsafe fn backward<V: Vector<Element = f32>>(gate: &BackwardGate<'_, f32>, blocks: &impl Blocks) {
     let (step, width) = (gate.step, gate.width);
     let run = step.inner * width;
+    let packed = (gate.packed, packed_len(step.cols(), step.rows()));
     // SAFETY: the caller's promise of both lengths.
-    let (packed, scratch) = unsafe {
-        let packed = std::slice::from_raw_parts(gate.packed.cast::<u32>(), packed_len(step.cols(), step.rows()));
-        (packed, std::slice::from_raw_parts_mut(gate.panel, backward_scratch(step, HALF)))
-    };
+    let (packed, scratch) = unsafe { slices(packed, (gate.panel, backward_scratch(step, HALF))) };
     let (sums, scratch) = scratch.split_at_mut(BLOCK);
     let (right, scratch) = words(scratch).split_at_mut(operand_len(step.rows().div_ceil(SIDE)));
     for (outer, middle) in step.loops() {

@@ -15,10 +15,10 @@ pub struct Arguments {
     /// 2048x1536x576 and 512x32000x768
     #[arg(long = "shape", num_args = 1.., value_name = "MxNxK")]
     shapes: Vec<Product>,
-    /// How the weight is held; arithmetic is in f32
+    /// How the weight is held
     #[arg(long, value_enum, default_value_t = Held::F32)]
     dtype: Held,
-    /// Round x and dy to bf16 before they meet a weight held as bf16
+    /// Round x and dy to bf16 before they meet a weight held as bf16; without it arithmetic is in f32
     #[arg(long)]
     rounded: bool,
     /// Measurements of each; their median counts

@@ -7,6 +7,7 @@ mod train;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use quanta_tune::run::RunError;
 
 /// What can be measured.
 #[derive(clap::Subcommand)]
@@ -41,7 +42,10 @@ impl Held {
 
     /// Refuses rounded rows where the weights are held in f32.
     fn check_rounded(self, rounded: bool) -> Result<()> {
-        anyhow::ensure!(!rounded || self == Self::Bf16, "--rounded is for weights held as bf16: add --dtype bf16");
+        if rounded && self != Self::Bf16 {
+            let message = "--rounded is for weights held as bf16: add --dtype bf16";
+            return Err(RunError::Usage(message.to_owned()).into());
+        }
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 //! A label is `(row, target, weight)`. One row may carry several: the last token of a shared prompt predicts the first token of every candidate. Losses and
 //! gradients are weighted *sums*; the training step divides once by the total weight. The [`Head`] may bend its logits below a soft cap.
 
+use quanta_circuit::unit::SIDE;
+
 use super::Weight;
 use crate::tensor::vector::{log_sum_exp, widest};
 use crate::tensor::{Matrix, Real, Workspace};
@@ -37,12 +39,12 @@ impl<T: Real> Head<'_, T> {
     }
 }
 
-/// Logits that exist at one time, in elements.
+/// Logits that exist at one time, in elements, of vocabularies that are not large.
 const CHUNK: usize = 1 << 22;
 
-/// Rows whose logits exist at one time.
+/// Rows whose logits exist at one time: as many as a matrix unit wants, or more.
 pub fn chunk_rows(vocab: usize) -> usize {
-    (CHUNK / vocab.max(1)).max(1)
+    (CHUNK / vocab.max(1)).max(SIDE)
 }
 
 /// Distinct rows of `labels` in ascending order: those the head has to compute.

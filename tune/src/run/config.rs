@@ -26,8 +26,9 @@ pub(super) const FORMAT: usize = 1;
 /// By what the best validation is chosen; true: by the loss.
 const BEST_BY: [(&str, bool); 2] = [("metric", false), ("loss", true)];
 
-/// What rows meet weights held as bf16 in training; true: rows rounded to bf16.
-const PRODUCTS: [(&str, bool); 2] = [("exact", false), ("rounded", true)];
+/// What products with weights held as bf16 are in training; true: of rows rounded to bf16.
+const PRODUCTS: [(&str, bool); 2] = [("exact", false), (ROUNDED, true)];
+const ROUNDED: &str = "rounded";
 
 const SHAPES: [(&str, Shape); 3] =
     [("linear", Shape::Linear), ("cosine", Shape::Cosine), ("constant", Shape::Constant)];
@@ -222,7 +223,7 @@ impl RunConfig {
             "weighting": Weighting::NAMES.iter().find(|(_, w)| *w == fit.weighting).map(|(name, _)| name),
             "beta1": fit.adamw.beta1, "beta2": fit.adamw.beta2, "epsilon": fit.adamw.epsilon,
             "weight_decay": fit.adamw.weight_decay, "recompute": fit.recompute,
-            "products": PRODUCTS.iter().find(|(_, rounded)| *rounded == self.rounded).map(|(name, _)| name), "seed": fit.seed, "threads": self.threads,
+            "products": self.rounded.then_some(ROUNDED), "seed": fit.seed, "threads": self.threads,
         })
     }
 }

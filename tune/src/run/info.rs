@@ -62,7 +62,7 @@ pub fn info() -> Result<InfoReport, RunError> {
         instruction_sets: instruction_sets(),
         circuit_kernel: quanta_circuit::instruction_set::<f32>(),
         product_kernel: product_kernel(),
-        bf16_product_kernel: bf16_products.kernel(),
+        bf16_product_kernel: bf16_products.kernel(usize::MAX),
         amx_unused,
     })
 }

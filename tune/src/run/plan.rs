@@ -129,13 +129,6 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
         weight_bytes: weight_bytes(config.dtype, &config.model)?,
         recompute: config.fit.recompute,
     };
-    if config.rounded && training.weight_bytes != 2 {
-        return Err(RunError::Usage(format!(
-            "{}: train.products = \"rounded\" is for weights held as bf16, and those of {} are not: set model.dtype = \"bf16\", or leave it out",
-            config.origin,
-            config.model.display()
-        )));
-    }
     let mut cost = Cost::of(&model, &config.attachments, &chosen, training);
     cost.program_bytes = program_bytes(config);
     Ok(PlanReport { base_parameters: model.parameters(), model, adapters, whole, training, cost })

@@ -147,18 +147,16 @@ pub fn needs_decoder(config: &ModelConfig, action: &'static str) -> Result<(), R
     }
 }
 
-/// [`workspace`] whose products with bf16 weights are, when `rounded`, of rows rounded to bf16.
+/// [`workspace`] whose products with bf16 weights are of rows rounded to bf16, where something has asked for that, which is named.
 ///
 /// # Errors
-/// As [`workspace`], and when the processor cannot do that.
-pub fn training_workspace<T: Real>(threads: usize, rounded: bool) -> Result<Workspace<T>, RunError> {
+/// As [`workspace`], and when that cannot be done here.
+pub fn training_workspace<T: Real>(threads: usize, rounded: Option<&str>) -> Result<Workspace<T>, RunError> {
     let workspace = workspace(threads)?;
-    if !rounded {
-        return Ok(workspace);
-    }
+    let Some(name) = rounded else { return Ok(workspace) };
     let products = workspace.bf16_products().rounded().ok_or_else(|| {
         RunError::Usage(format!(
-            "products of rounded rows need AVX-512-BF16 or AMX, and this processor has neither; {BF16_PRODUCTS}=portable computes them in plain code, slowly"
+            "{name} needs AMX or AVX-512-BF16, and neither can be used here: leave it out; with {BF16_PRODUCTS}=portable plain code does it, slowly"
         ))
     })?;
     Ok(workspace.with_bf16_products(products))

@@ -186,8 +186,20 @@ impl Prepared {
                 filling.map_or(Ok(()), |folder| folder.fill(entry, site, parameters))
             })
         })?;
+        if config.rounded && !model.linears().any(|linear| linear.weight().is_bf16()) {
+            return Err(RunError::Usage(format!(
+                "{}: train.products = \"rounded\" is for frozen weights held as bf16, and there are none: set model.dtype = \"bf16\", or leave it out",
+                config.origin
+            )));
+        }
         Ok(model)
     }
+}
+
+/// Where a run computes.
+fn workspace_of<T: Real>(config: &RunConfig) -> Result<Workspace<T>, RunError> {
+    let asked = format!("{}: train.products = \"rounded\"", config.origin);
+    training_workspace(config.threads, config.rounded.then_some(asked.as_str()))
 }
 
 fn run<T: Real>(
@@ -197,9 +209,9 @@ fn run<T: Real>(
     options: TrainOptions<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<TrainReport, RunError> {
+    let workspace = workspace_of::<T>(config)?;
     let prepared = prepare(config)?;
     let Prepared { config, plan, samples, dataset, .. } = &prepared;
-    let workspace = training_workspace::<T>(config.threads, config.rounded)?;
     let mut model = prepared.model(checkpoint.as_ref().map(|(checkpoint, _)| &checkpoint.adapter), &workspace)?;
     let keeps_newest = dataset.dev.encoded.is_empty();
     let (start, folder) = match checkpoint {
@@ -297,10 +309,10 @@ pub fn dry_run(config: &RunConfig) -> Result<DryRunReport, RunError> {
 }
 
 fn try_step<T: Real>(config: &RunConfig) -> Result<DryRunReport, RunError> {
+    let workspace = workspace_of::<T>(config)?;
     let prepared = prepare(config)?;
     let Prepared { config, samples, .. } = &prepared;
     let fit = &config.fit;
-    let workspace = training_workspace::<T>(config.threads, config.rounded)?;
     let mut model = prepared.model(None, &workspace)?;
     let mut longest: Vec<usize> = (0..samples.len()).collect();
     longest.sort_by_key(|&index| std::cmp::Reverse(samples.size(index)));

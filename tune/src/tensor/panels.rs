@@ -48,7 +48,7 @@ pub(crate) fn panel_product<E: Element>(
         avx512::product::<pack::Wide<E>>(x, k, w, out, accumulate, workspace);
         return true;
     }
-    let _ = (accumulate, workspace);
+    let _ = (accumulate, workspace, n, k, m);
     false
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn rounded_product(
         let x = avx512::Rows { words: &pairs, n, k: k.div_ceil(2) };
         avx512::product::<pack::Pairs>(x, k, w, out, accumulate, workspace);
     }
-    let _ = (accumulate, workspace, n, m);
+    let _ = (accumulate, workspace, n, k, m);
 }
 
 /// A type that a frozen matrix is held in.

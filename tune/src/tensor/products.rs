@@ -61,9 +61,10 @@ impl Bf16Products {
         }
     }
 
-    /// The kernel's name, as `quanta info` has it.
-    pub fn kernel(self) -> &'static str {
+    /// The kernel's name, as `quanta info` has it, for products of so many rows.
+    pub fn kernel(self, rows: usize) -> &'static str {
         match self {
+            _ if rows < SIDE => product_kernel(),
             Self::Widened => product_kernel(),
             Self::Amx => "amx-bf16",
             Self::Portable => "portable-bf16",
@@ -74,16 +75,16 @@ impl Bf16Products {
     }
 
     /// What computes the gates of circuits beside bf16 weights, for so many rows, where that is a matrix unit or stands for one. Gates and features are cut into
-    /// two bf16 numbers each, whatever the rows of frozen products are.
+    /// two bf16 numbers each, also where the rows of frozen products are rounded.
     pub fn unit(self, rows: usize) -> Option<Unit> {
         match self {
             Self::Amx | Self::Rounded(Rounder::Amx) if rows >= SIDE => Some(Unit::Amx),
-            Self::Portable if rows >= SIDE => Some(Unit::Portable),
+            Self::Portable | Self::Rounded(Rounder::Portable) if rows >= SIDE => Some(Unit::Portable),
             _ => None,
         }
     }
 
-    /// The same of rows rounded to bf16: on the unit that this is computed on, else in vectors of pairs; none where the processor has neither.
+    /// The same of rows rounded to bf16: on the unit that computes it in two parts, else in vectors of pairs; none where the processor has not got them.
     pub fn rounded(self) -> Option<Self> {
         let rounder = match self {
             Self::Rounded(rounder) => rounder,
@@ -113,8 +114,21 @@ mod tests {
         assert_eq!(Bf16Products::chosen(Some("portable")).unwrap().0, Bf16Products::Portable);
         assert!(Bf16Products::chosen(Some("bf16")).unwrap_err().contains("auto, f32 or portable"));
         let (chosen, reason) = Bf16Products::chosen(None).unwrap();
-        println!("left to itself, this machine uses {}; AMX: {reason:?}", chosen.kernel());
+        println!("left to itself, this machine uses {}; AMX: {reason:?}", chosen.kernel(SIDE));
         assert_eq!(chosen == Bf16Products::Amx, reason.is_none());
         assert_eq!(Bf16Products::chosen(Some("auto")), Ok((chosen, reason)));
+    }
+
+    #[test]
+    fn rounded_rows_stay_on_the_unit() {
+        for (products, rounder) in [(Bf16Products::Amx, Rounder::Amx), (Bf16Products::Portable, Rounder::Portable)] {
+            assert_eq!(products.rounded(), Some(Bf16Products::Rounded(rounder)));
+            assert_eq!(Bf16Products::Rounded(rounder).rounded(), Some(Bf16Products::Rounded(rounder)));
+            assert_eq!(products.unit(SIDE), Bf16Products::Rounded(rounder).unit(SIDE));
+        }
+        // without a unit it takes instructions of its own
+        let pairs = Bf16Products::Rounded(Rounder::Avx512);
+        assert_eq!(Bf16Products::Widened.rounded(), rounded::has_pairs().then_some(pairs));
+        assert_eq!((pairs.unit(SIDE), pairs.kernel(SIDE - 1)), (None, product_kernel()));
     }
 }

@@ -1,7 +1,7 @@
 //! Rows rounded to bf16: the coarser arithmetic of products with bf16 weights, which PyTorch's products of bf16 tensors have, too.
 //!
-//! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It is twice as fast as products of two parts on matrix units, and as
-//! products in f32 where the processor has AVX-512-BF16, and too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
+//! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It takes half the instructions of two parts on a matrix
+//! unit, and of f32 where the processor has AVX-512-BF16, and is too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
 
 #[cfg(target_arch = "x86_64")]
 use quanta_circuit::unit::words;

@@ -33,7 +33,7 @@ impl<T: Real> Workspace<T> {
     /// The same with another arithmetic for products with bf16 weights than the process has chosen.
     ///
     /// # Panics
-    /// Later, in products, when it is [`Bf16Products::Amx`] and the machine has none.
+    /// Later, in products, when the machine has not got what it names.
     pub fn with_bf16_products(self, bf16_products: Bf16Products) -> Self {
         Self { bf16_products, ..self }
     }

@@ -101,7 +101,7 @@ pub fn gemm(bench: &GemmBench) -> Result<GemmTimes, RunError> {
     let both = size(rows, outputs, 4).saturating_add(size(rows, inputs, 4)).saturating_mul(2);
     // numbers are drawn in f32 and rounded afterwards
     memory::check_bytes(size(outputs, inputs, if bench.bf16 { 6 } else { 4 }).saturating_add(both))?;
-    let workspace = training_workspace::<f32>(bench.threads, bench.rounded)?;
+    let workspace = training_workspace::<f32>(bench.threads, bench.rounded.then_some("--rounded"))?;
     let mut stream = Stream::new(0, "bench", "gemm");
     let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| stream.normal() as f32).collect() };
     let drawn = numbers(outputs * inputs);
@@ -127,7 +127,7 @@ pub fn gemm(bench: &GemmBench) -> Result<GemmTimes, RunError> {
         }
     });
     let [forward, backward, limit] = measured.map(|mut list| median(&mut list));
-    let kernel = if bench.bf16 { workspace.bf16_products().kernel() } else { product_kernel() };
+    let kernel = if bench.bf16 { workspace.bf16_products().kernel(rows) } else { product_kernel() };
     Ok(GemmTimes { kernel, threads: workspace.threads(), forward, backward, limit })
 }
 

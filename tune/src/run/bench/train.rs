@@ -120,7 +120,7 @@ pub fn train_bench(bench: &TrainBench) -> Result<TrainTiming, RunError> {
     let attachments = [attachment];
     let cost = |training| Cost::of(&config, &attachments, &chosen, training);
     memory::check(&cost(training))?;
-    let workspace = training_workspace::<f32>(bench.threads, bench.rounded)?;
+    let workspace = training_workspace::<f32>(bench.threads, bench.rounded.then_some("--rounded"))?;
     let mut model: Decoder<f32> = random(config.clone(), 0.02, 0, bench.bf16);
     let kept = |_: usize, _: &_, _: &mut _| Ok::<(), RunError>(());
     workspace.run(|| model.attach(&attachments, &chosen, 0, kept))?;
