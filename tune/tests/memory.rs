@@ -12,7 +12,7 @@ use quanta_tune::data::example::Encoded;
 use quanta_tune::model::{Attachment, Cost, Training, head_entry, random, read_config, resolve};
 use quanta_tune::ops::Batch;
 use quanta_tune::ops::target::Answer;
-use quanta_tune::tensor::{Stream, Workspace};
+use quanta_tune::tensor::{Bf16Products, Rounder, Stream, Workspace};
 use quanta_tune::train::{AdamW, AdamWSettings, Step, StepSettings};
 use serde_json::{Value, json};
 use support::{attach, attachment, method, object};
@@ -44,6 +44,7 @@ struct Case {
     trained: usize,
     recompute: bool,
     bf16: bool,
+    rounded: bool,
 }
 
 impl Case {
@@ -66,7 +67,10 @@ impl Case {
         let mut model = random::<f32>(config, 0.02, 0, self.bf16);
         attach(&mut model, &entries, 1);
         // one thread: with more, more blocks of scores exist at a time
-        let workspace = Workspace::new(1).unwrap();
+        let mut workspace = Workspace::new(1).unwrap();
+        if self.rounded {
+            workspace = workspace.with_bf16_products(Bf16Products::Rounded(Rounder::Portable));
+        }
         let settings = StepSettings { clip: None, recompute: self.recompute, seed: 1 };
         let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
         let mut stream = Stream::new(3, "test", "tokens");
@@ -105,10 +109,12 @@ fn activations_take_what_the_plan_says() {
         trained: 5,
         recompute: false,
         bf16: false,
+        rounded: false,
     };
     let cases = [
         plain("QuanTA on q and v", llama(5, 600), quanta()),
         Case { bf16: true, ..plain("bf16", llama(5, 600), quanta()) },
+        Case { bf16: true, rounded: true, ..plain("bf16, rounded rows", llama(5, 600), quanta()) },
         Case { recompute: true, ..plain("recomputation", llama(6, 600), quanta()) },
         Case {
             samples: 8,

@@ -138,6 +138,7 @@ sites = ["q_proj", "v_proj"]
 lr = 1e-4
 epochs = 3
 batch = 4
+# products = "rounded"      # beside bf16 weights: activations rounded to bf16, faster and coarser
 # batch_tokens = 4096       # pack a step's samples into micro-batches of so many tokens, by their lengths
 seed = 1
 "#,
