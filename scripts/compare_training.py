@@ -7,7 +7,8 @@
 
 PyTorch's side is what one would run instead: a Hugging Face LLaMA with random weights, QuanTA as one einsum over x and all gates (path by opt_einsum), W0 - S in the
 working weight, left padding to a multiple of 8, AdamW, clipping. Both sides draw lengths from the same distribution and train five answer tokens a sample. Both are
-measured at micro-batch 4 and at 1 with accumulation 4: this program at 4 against the better of PyTorch's, and memory at the same micro-batch.
+measured at micro-batch 4 and at 1 with accumulation 4: this program at 4 against the better of PyTorch's, and memory at the same micro-batch. In bf16 this program
+applies S beside T unless it is told otherwise; a row of its own has `s=folded`, which holds the working weights of the adapted sites in f32.
 
 Runs without an adapter, where only the lowest norm trains, say what the adapter adds to a step on either side. The share of the GEMM limit is the operations of this
 program's step (linears, attention, head and adapter, as `bench train --json` counts them) over its seconds, against what `bench gemm` reaches in the same rounds on
@@ -145,10 +146,18 @@ def main():
     rounded = ["--rounded"] * arguments.rounded
     own, other = [arguments.program, "bench", "train", "--json", *rounded], [sys.executable, __file__, arguments.program, "--as-pytorch"]
     sides = {"quanta 4x1": (own, 4, 1), "quanta 1x4": (own, 1, 4), "PyTorch 4x1": (other, 4, 1), "PyTorch 1x4": (other, 1, 4)}
+    folded = "quanta 4x1, S folded"
+    if arguments.dtype == "bf16":
+        sides[folded] = (own, 4, 1)
     counts, results, gemm = None, {}, {}
     for _ in range(arguments.rounds):
         for (name, (command, batch, accumulate)), adapter in itertools.product(sides.items(), ["quanta", "none"]):
             size = ["--batch", str(batch), "--accumulate", str(accumulate), "--adapter", adapter]
+            if name == folded:
+                if adapter == "none":
+                    results[name, adapter] = results["quanta 4x1", adapter]
+                    continue
+                size += ["--set", "s=folded"]
             results.setdefault((name, adapter), []).append(lines(command + common + size)[-1])
         # every round draws the same lengths
         counts = counts or products(SHAPES[arguments.shape], round(results["quanta 4x1", "quanta"][0]["micro_batch_tokens"]), 5 * 4)
@@ -167,13 +176,17 @@ def main():
     for adapter, words in [("quanta", ""), ("none", ", both without adapter")]:
         best = max(median(name, adapter, "tokens_per_second") for name in sides if name.startswith("PyTorch"))
         print(f"\nquanta / best PyTorch{words}: {median('quanta 4x1', adapter, 'tokens_per_second') / best:.2f}")
+        if adapter == "quanta" and folded in sides:
+            print(f"\nquanta with S folded / best PyTorch: {median(folded, adapter, 'tokens_per_second') / best:.2f}")
     for size in ("4x1", "1x4"):
         own, other = (median(f"{side} {size}", "quanta", "peak_rss_mib") for side in ("quanta", "PyTorch"))
         print(f"\nPeak memory at {size}: {100 * own / other:.0f} % of PyTorch's")
     work = sum(4e-9 * math.prod(shape) * count for shape, count in counts.items())
     limit = work / sum(statistics.median(gemm[shape]) * count for shape, count in counts.items())
-    for adapter, words in [("quanta", ""), ("none", ", without adapter")]:
-        result, rate = results["quanta 4x1", adapter][0], median("quanta 4x1", adapter, "gflops")
+    shares = [("quanta 4x1", "quanta", ""), ("quanta 4x1", "none", ", without adapter")]
+    shares += [(folded, "quanta", ", S folded")] * (folded in sides)
+    for name, adapter, words in shares:
+        result, rate = results[name, adapter][0], median(name, adapter, "gflops")
         print(f"\n{1e-6 * result['flops_per_token']['total']:.0f} MFLOP a token, {rate:.0f} GFLOP/s: {100 * rate / limit:.0f} % of the {limit:.0f} GFLOP/s "
               f"of the model's own products{words}")
 

@@ -327,7 +327,7 @@ unsafe fn gather_transposed<V: Vector, const N: usize>(
                 rows[i] = unsafe { src.add(offsets[first + i] * width + n * V::LANES) };
             }
             // SAFETY: the caller's promise; a padding row is one register of zeros.
-            unsafe { V::transpose(&rows, to.add(n * V::LANES * padded + first), padded) };
+            unsafe { V::transpose_to(&rows, to.add(n * V::LANES * padded + first), padded) };
         }
     }
 }

@@ -183,7 +183,7 @@ impl Rows<'_> {
                         let to = &mut to[(part * steps + step) * STEP + half * (STEP / 2)..][..HALF * HALF];
                         let rows: [*const f32; HALF] = std::array::from_fn(|row| pairs[which][row].as_ptr().cast());
                         // SAFETY: sixteen rows of sixteen words each, which are moved and not computed with; `to` holds as many.
-                        unsafe { V::transpose(&rows, to.as_mut_ptr().cast(), HALF) };
+                        unsafe { V::transpose_to(&rows, to.as_mut_ptr().cast(), HALF) };
                     }
                 }
             }

@@ -245,6 +245,7 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
         for row in 0..step.rows() {
             used[step.full_row(row)] = Some(row);
         }
+        let places = &step.places()[1];
         gate.par_chunks_mut(cols).with_min_len(8).zip(used).for_each(|(dgate, row)| {
             let Some(row) = row else { return };
             let start = offset + row * width;
@@ -253,8 +254,8 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
             for chunk in others.chunks_exact(sums_len) {
                 total.iter_mut().zip(&chunk[start..]).for_each(|(total, value)| *total += *value);
             }
-            for (k, total) in total.into_iter().enumerate() {
-                dgate[step.full_col(k)] += total;
+            for (col, total) in places.iter().zip(total) {
+                dgate[*col] += total;
             }
         });
         offset += step.rows() * width;
@@ -313,8 +314,8 @@ fn backward_tile<T: Real>(
         }
     }
     load(kernels, dy, d_out, schedule.out_len, first, width);
-    for value in first[..schedule.out_len * width].iter_mut() {
-        *value = scale * *value;
+    if scale != T::ONE {
+        first[..schedule.out_len * width].iter_mut().for_each(|value| *value = scale * *value);
     }
     let (mut current, mut other) = (first, second);
     let mut packed_end = pass.packed_transposed.len();

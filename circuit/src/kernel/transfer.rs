@@ -33,10 +33,10 @@ pub(crate) unsafe fn load<V: Vector>(transfer: &Transfer<V::Element>) {
     let (whole_tokens, whole_features) = (tokens / V::LANES * V::LANES, features / V::LANES * V::LANES);
     // SAFETY: every index below is inside the rectangle or the tile.
     unsafe {
-        for f in (0..whole_features).step_by(V::LANES) {
-            for t in (0..whole_tokens).step_by(V::LANES) {
+        for t in (0..whole_tokens).step_by(V::LANES) {
+            for f in (0..whole_features).step_by(V::LANES) {
                 let from = block_rows(rows.add(t * stride + f), stride, V::LANES);
-                V::transpose(&from, tile.add(f * width + t), width);
+                V::transpose_to(&from, tile.add(f * width + t), width);
             }
         }
         for f in 0..features {
@@ -62,18 +62,15 @@ pub(crate) unsafe fn load<V: Vector>(transfer: &Transfer<V::Element>) {
 pub(crate) unsafe fn unload<V: Vector>(transfer: &Transfer<V::Element>, scale: V::Element) {
     let &Transfer { rows, stride, tokens, features, tile, width, .. } = transfer;
     let (whole_tokens, whole_features) = (tokens / V::LANES * V::LANES, features / V::LANES * V::LANES);
-    // No instruction set has more than 16 lanes.
-    let mut block = [V::Element::default(); 256];
     // SAFETY: every index below is inside the rectangle or the tile.
     unsafe {
         let factor = V::splat(scale);
-        for f in (0..whole_features).step_by(V::LANES) {
-            for t in (0..whole_tokens).step_by(V::LANES) {
-                let from = block_rows(tile.add(f * width + t), width, V::LANES);
-                V::transpose(&from, block.as_mut_ptr(), V::LANES);
+        for t in (0..whole_tokens).step_by(V::LANES) {
+            for f in (0..whole_features).step_by(V::LANES) {
+                let values = V::transpose(&block_rows(tile.add(f * width + t), width, V::LANES));
                 for row in 0..V::LANES {
                     let place = rows.add((t + row) * stride + f);
-                    V::store(V::fused(factor, V::load(block.as_ptr().add(row * V::LANES)), V::load(place)), place);
+                    V::fused(factor, values[row], V::load(place)).store(place);
                 }
             }
         }

@@ -35,8 +35,19 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn fused_one(a: Self::Element, b: Self::Element, c: Self::Element) -> Self::Element;
     /// `a + b`.
     unsafe fn add(a: Self, b: Self) -> Self;
-    /// Writes the transposed block of the registers at the first `LANES` of `rows` to a row-major array.
-    unsafe fn transpose(rows: &[*const Self::Element; 16], to: *mut Self::Element, stride: usize);
+    /// The transposed block of the registers at the first `LANES` of `rows`: as many registers, and zeros behind them.
+    unsafe fn transpose(rows: &[*const Self::Element; 16]) -> [Self; 16];
+    /// Writes [`Vector::transpose`] to an array whose rows are `stride` numbers apart.
+    #[inline(always)]
+    unsafe fn transpose_to(rows: &[*const Self::Element; 16], to: *mut Self::Element, stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let columns = Self::transpose(rows);
+            for i in 0..Self::LANES {
+                columns[i].store(to.add(i * stride));
+            }
+        }
+    }
 }
 
 /// Registers as arrays: what the compiler makes of them is up to the target. No fused multiply-add, which would be a library call without hardware.
@@ -86,13 +97,15 @@ unsafe impl<T: Real, const N: usize> Vector for Portable<T, N> {
         b
     }
     #[inline(always)]
-    unsafe fn transpose(rows: &[*const T; 16], to: *mut T, stride: usize) {
+    unsafe fn transpose(rows: &[*const T; 16]) -> [Self; 16] {
+        let mut columns = [Self([T::ZERO; N]); 16];
         for row in 0..N {
             for col in 0..N {
                 // SAFETY: the caller's promise for rows and block.
-                unsafe { *to.add(col * stride + row) = *rows[row].add(col) };
+                columns[col].0[row] = unsafe { *rows[row].add(col) };
             }
         }
+        columns
     }
 }
 
@@ -225,17 +238,19 @@ mod x86 {
                     Self(unsafe { $add(a.0, b.0) })
                 }
                 #[inline(always)]
-                unsafe fn transpose(rows: &[*const $element; 16], to: *mut $element, stride: usize) {
+                unsafe fn transpose(rows: &[*const $element; 16]) -> [Self; 16] {
                     // SAFETY: as above, and the pointers' promise for `LANES` rows of `LANES` numbers each.
                     unsafe {
                         let mut block = [$zero(); $lanes];
                         for i in 0..$lanes {
                             block[i] = $load(rows[i]);
                         }
-                        let columns = $shuffle(block);
+                        let shuffled = $shuffle(block);
+                        let mut columns = [Self($zero()); 16];
                         for i in 0..$lanes {
-                            $store(to.add(i * stride), columns[i]);
+                            columns[i] = Self(shuffled[i]);
                         }
+                        columns
                     }
                 }
             }

@@ -187,6 +187,41 @@ pub(super) unsafe fn pack<W: Words>(
     }
 }
 
+/// What a panel is packed from, to be fetched into the second-level cache while products with the panel before it are computed.
+pub(super) struct Ahead {
+    first: *const u8,
+    rows: usize,
+    /// Bytes from one row to the next, and of a row.
+    stride: usize,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// The panel of [`pack`]. Where the matrix is not transposed nothing is fetched: its rows are then read one after another, which processors foresee.
+    pub fn of<E>(w: Frozen<'_, E>, part: Range<usize>, columns: Range<usize>) -> Self {
+        let (stride, bytes) = (w.cols * size_of::<E>(), part.len() * size_of::<E>());
+        let rows = if w.transposed { columns.len() } else { 0 };
+        Self {
+            first: w.elements.as_ptr().wrapping_add(columns.start * w.cols + part.start).cast(),
+            rows,
+            stride,
+            bytes,
+        }
+    }
+
+    /// Fetches the share of a panel that falls to the rows `done` of `all`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn fetch(&self, done: Range<usize>, all: usize) {
+        for row in self.rows * done.start / all..self.rows * done.end / all {
+            for byte in (0..self.bytes).step_by(64) {
+                // a hint: nothing is read, and any address will do
+                _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(row * self.stride + byte).cast());
+            }
+        }
+    }
+}
+
 /// A 16 x 16 matrix in registers, transposed: squares of side 1, 2, 4 and 8 change places across the diagonal.
 #[inline]
 #[target_feature(enable = "avx512f")]

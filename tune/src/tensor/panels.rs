@@ -97,10 +97,11 @@ mod avx512 {
     //! The kernel. Everything below `product` may run only where `vector::width` is 512.
 
     use std::arch::x86_64::*;
+    use std::ops::Range;
 
     use rayon::prelude::*;
 
-    use super::super::pack::{LANES, Words, ends, pack};
+    use super::super::pack::{Ahead, LANES, Words, ends, pack};
     use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Workspace};
 
     /// Registers of columns in a panel.
@@ -155,6 +156,7 @@ mod avx512 {
         let (height, width) = task_size([n, k, m], depth, rayon::current_num_threads());
         let across = m.div_ceil(width);
         let out = Out::of(out);
+        let of_words = |part: &Range<usize>| part.start * W::ELEMENTS..(part.end * W::ELEMENTS).min(elements);
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
             let (row, column) = (task / across * height, task % across * width);
             let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(m));
@@ -164,7 +166,16 @@ mod avx512 {
                 for first in columns.clone().step_by(COLUMNS) {
                     let panel_columns = first..(first + COLUMNS).min(m);
                     let registers = panel_columns.len().div_ceil(LANES);
-                    let packed = part.start * W::ELEMENTS..(part.end * W::ELEMENTS).min(elements);
+                    let packed = of_words(&part);
+                    // the next panel is this task's, or the first of the task that most likely follows on this thread
+                    let (next_part, next_first) = if panel_columns.end < columns.end {
+                        (part.clone(), panel_columns.end)
+                    } else if part.end < k {
+                        (part.end..(part.end + depth).min(k), columns.start)
+                    } else {
+                        (0..depth.min(k), (task + 1) % across * width)
+                    };
+                    let ahead = Ahead::of(w, of_words(&next_part), next_first..(next_first + COLUMNS).min(m));
                     // SAFETY: the callers found the instructions. The ranges lie inside the matrices, whose shapes were checked; the panel holds
                     // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
                     unsafe {
@@ -179,6 +190,7 @@ mod avx512 {
                             m,
                             add: accumulate || part.start > 0,
                             mask: ends(panel_columns.len() - (registers - 1) * LANES),
+                            ahead,
                         };
                         match registers {
                             3 => block.multiply::<W, 3>(),
@@ -229,6 +241,8 @@ mod avx512 {
         add: bool,
         /// Lanes of the last register that are columns.
         mask: u16,
+        /// What the next panel is packed from.
+        ahead: Ahead,
     }
 
     impl Block {
@@ -240,6 +254,7 @@ mod avx512 {
             unsafe {
                 let whole = self.rows / TOGETHER * TOGETHER;
                 for row in (0..whole).step_by(TOGETHER) {
+                    self.ahead.fetch(row..row + TOGETHER, whole);
                     self.rows::<W, TOGETHER, N>(row);
                 }
                 match self.rows - whole {
