@@ -8,7 +8,7 @@
 PyTorch's side is what one would run instead: a Hugging Face LLaMA with random weights, QuanTA as one einsum over x and all gates (path by opt_einsum), W0 - S in the
 working weight, left padding to a multiple of 8, AdamW, clipping. Both sides draw lengths from the same distribution and train five answer tokens a sample. Both are
 measured at micro-batch 4 and at 1 with accumulation 4: this program at 4 against the better of PyTorch's, and memory at the same micro-batch. In bf16 this program
-applies S beside T unless it is told otherwise; a row of its own has `s=folded`, which holds the working weights of the adapted sites in f32.
+applies S beside T unless it is told otherwise; a row of its own has `s=folded`: S in the working weight and rounded with it, as on PyTorch's side.
 
 Runs without an adapter, where only the lowest norm trains, say what the adapter adds to a step on either side. The share of the GEMM limit is the operations of this
 program's step (linears, attention, head and adapter, as `bench train --json` counts them) over its seconds, against what `bench gemm` reaches in the same rounds on

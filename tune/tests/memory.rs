@@ -1,7 +1,8 @@
 //! The bytes of activations that a plan estimates are those that the workspace counts: within a tenth, for configurations that differ in what is largest.
 //!
 //! Weights and optimiser are counted from their shapes and need no test; the rest of a process (program, tokenizer, data) is measured by
-//! `quanta train --dry-run`, which prints the estimate beside it. And the operations of tokens that nobody reads.
+//! `quanta train --dry-run`, which prints the estimate beside it. And the operations of tokens that nobody reads, and
+//! what QuanTA's frozen copy S costs.
 
 mod support;
 
@@ -165,4 +166,30 @@ fn tokens_that_nobody_reads_are_spared_most_of_the_last_layer() {
         assert_eq!(all.backward_flops - few.backward_flops, (linears + attention * 5 / 2) * 3 / 4);
         assert_eq!(all.adapter_flops - few.adapter_flops, (2 + times) * adapter * 3 / 4);
     }
+}
+
+#[test]
+fn the_frozen_copy_is_counted_where_it_is_computed_or_held() {
+    let config = read_config(object(&llama(3, 50)), &Problems::new()).expect("a model");
+    let cost = |s: Option<&str>, weight_bytes| {
+        let mut settings = json!({ "dims": [4, 6, 6] });
+        if let Some(s) = s {
+            settings["s"] = s.into();
+        }
+        let attachments = [attachment(method("quanta", &settings), &["q_proj"], None)];
+        let chosen = resolve(&attachments, &config).unwrap();
+        let run = Training { tokens: 10, length: 10, labels: 10, number_bytes: 4, weight_bytes, recompute: false };
+        Cost::of(&config, &attachments, &chosen, run)
+    };
+    // beside T: forward and the input's gradient once more, of gates of 24, 24 and 36 rows on 144 features, in three layers
+    let once = 3 * 2 * 144 * (24 + 24 + 36);
+    for weight_bytes in [2, 4] {
+        let (circuit, folded) = (cost(Some("circuit"), weight_bytes), cost(Some("folded"), weight_bytes));
+        assert_eq!(circuit.adapter_flops - folded.adapter_flops, 2 * once);
+        // a bf16 weight is shared with the file, or with another run: folding makes a copy
+        let copies = if weight_bytes == 2 { 3 * 144 * 144 * 2 } else { 0 };
+        assert_eq!(folded.weight_bytes - circuit.weight_bytes, copies);
+    }
+    assert_eq!(cost(None, 2), cost(Some("circuit"), 2));
+    assert_eq!(cost(None, 4), cost(Some("folded"), 4));
 }

@@ -77,6 +77,15 @@ pub trait Settings: Sized {
     fn backward_flops_per_token(&self, site: &Site) -> u64 {
         2 * self.flops_per_token(site)
     }
+    /// Operations of one application to one token of what stands frozen beside the parameters, on a base held as bf16 or not. Backward takes as many, for the
+    /// input's gradient.
+    fn frozen_flops_per_token(&self, _site: &Site, _bf16: bool) -> u64 {
+        0
+    }
+    /// Whether the base's weight is copied with something folded into it, where it is held as bf16.
+    fn copies_bf16(&self) -> bool {
+        false
+    }
     /// Numbers that forward keeps for backward for one token, copies of the site's rows included.
     fn kept_per_token(&self, _site: &Site) -> usize {
         0
@@ -259,6 +268,14 @@ macro_rules! methods {
             /// See [`Settings::backward_flops_per_token`].
             pub fn backward_flops_per_token(&self, site: &Site) -> u64 {
                 match self { $(Self::$method(settings) => settings.backward_flops_per_token(site)),* }
+            }
+            /// See [`Settings::frozen_flops_per_token`].
+            pub fn frozen_flops_per_token(&self, site: &Site, bf16: bool) -> u64 {
+                match self { $(Self::$method(settings) => settings.frozen_flops_per_token(site, bf16)),* }
+            }
+            /// See [`Settings::copies_bf16`].
+            pub fn copies_bf16(&self) -> bool {
+                match self { $(Self::$method(settings) => settings.copies_bf16()),* }
             }
             /// See [`Settings::kept_per_token`].
             pub fn kept_per_token(&self, site: &Site) -> usize {

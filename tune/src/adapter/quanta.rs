@@ -59,6 +59,11 @@ pub struct Quanta {
 }
 
 impl Quanta {
+    /// Where S is applied on a base held as bf16 or not.
+    fn frozen(&self, bf16: bool) -> Frozen {
+        self.s.unwrap_or(if bf16 { Frozen::Circuit } else { Frozen::Folded })
+    }
+
     /// Settings with the paper's plan (every pair of axes once) and initialisation.
     ///
     /// # Errors
@@ -242,14 +247,20 @@ impl Settings for Quanta {
     }
 
     fn flops_per_token(&self, site: &Site) -> u64 {
-        let once = self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>()).forward_flops;
-        if self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform { 2 * once } else { once }
+        self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>()).forward_flops
     }
 
     fn backward_flops_per_token(&self, site: &Site) -> u64 {
-        let cost = self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>());
-        let frozen = self.s == Some(Frozen::Circuit) && self.init == Initial::Uniform;
-        cost.backward_flops + if frozen { cost.forward_flops } else { 0 }
+        self.plan(site).cost(site.d_in, site.d_out, size_of::<f32>()).backward_flops
+    }
+
+    fn frozen_flops_per_token(&self, site: &Site, bf16: bool) -> u64 {
+        let computed = self.frozen(bf16) == Frozen::Circuit && self.init == Initial::Uniform;
+        if computed { self.flops_per_token(site) } else { 0 }
+    }
+
+    fn copies_bf16(&self) -> bool {
+        self.frozen(true) != Frozen::Circuit
     }
 
     fn scratch_per_token(&self, site: &Site) -> usize {
@@ -300,8 +311,8 @@ impl Settings for Quanta {
             Initial::Identity => circuit::init::identity(&plan).expect("square gates have an identity"),
         };
         let parameters = Parameters::new(self.layout(site), gates.clone(), gates);
-        let frozen = self.s.unwrap_or(if base.is_bf16() { Frozen::Circuit } else { Frozen::Folded });
         let (settings, bf16, site) = (self.clone(), base.is_bf16(), site.clone());
+        let frozen = self.frozen(bf16);
         Some(Box::new(Attached { settings, plan, frozen, bf16, site, owner, parameters }))
     }
 }

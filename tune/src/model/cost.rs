@@ -94,13 +94,18 @@ impl Cost {
         let pieces = || pairs().flat_map(|(method, site)| method.layout(site));
         let numbers =
             |trainable| -> u64 { pieces().filter(|t| t.trainable == trainable).map(|t| t.elements() as u64).sum() };
-        let adapter: u64 = pairs().map(|(method, site)| method.flops_per_token(site)).sum();
-        let adapter_backward: u64 = pairs().map(|(method, site)| method.backward_flops_per_token(site)).sum();
+        let bf16 = run.weight_bytes == 2;
+        let frozen: u64 = pairs().map(|(method, site)| method.frozen_flops_per_token(site, bf16)).sum();
+        let adapter = frozen + pairs().map(|(method, site)| method.flops_per_token(site)).sum::<u64>();
+        let adapter_backward =
+            frozen + pairs().map(|(method, site)| method.backward_flops_per_token(site)).sum::<u64>();
         let number = run.number_bytes as u64;
         // an unfrozen module's weight is its trainable parameter, counted there
         let own: u64 =
             pairs().filter(|(method, _)| method.unfreezes()).map(|(m, site)| m.parameters(site) as u64).sum();
-        let matrices = (config.parameters() as u64 - own) * run.weight_bytes as u64;
+        let copied = pairs().filter(|(method, _)| bf16 && method.copies_bf16());
+        let copied: u64 = copied.map(|(_, site)| (site.d_in * site.d_out) as u64).sum();
+        let matrices = (config.parameters() as u64 - own + copied) * run.weight_bytes as u64;
         // a head over whole sequences has a hidden row and a few outputs for each
         let width = config.labels.map_or(config.vocab_size, |labels| config.hidden_size + labels) as u64;
         let at = attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, &sites[i], i)));
@@ -109,7 +114,7 @@ impl Cost {
         let lengths =
             pairs().filter(|(method, _)| method.has_magnitude()).map(|(_, site)| 16 * site.d_in * site.d_out).max();
         let top = config.layers.saturating_sub(1);
-        let spared = Spared::of(config, attachments, chosen, attention_of(top..config.layers));
+        let spared = Spared::of(config, attachments, chosen, attention_of(top..config.layers), bf16);
         let forward = layers * linear + all + if run.recompute { kept * linear + above } else { 0 };
         let times = if run.recompute { 2 } else { 1 };
         let trains_above = u64::from(kept > 0);
@@ -146,7 +151,7 @@ struct Spared {
 }
 
 impl Spared {
-    fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], attention: u64) -> Self {
+    fn of(config: &ModelConfig, attachments: &[Attachment], chosen: &[Vec<usize>], attention: u64, bf16: bool) -> Self {
         let (sites, each) = (config.attachable(), config.layer_linears());
         let asks = |index: usize| !matches!(config.names.linears[index % each].0, Role::Key | Role::Value);
         let last = config.layers.saturating_sub(1) * each..config.layers * each;
@@ -156,8 +161,10 @@ impl Spared {
         let (mut adapters, mut adapters_backward) = (0, 0);
         for (attachment, list) in attachments.iter().zip(chosen) {
             for &index in list.iter().filter(|index| here(index)) {
-                adapters += attachment.method.flops_per_token(&sites[index]);
-                adapters_backward += attachment.method.backward_flops_per_token(&sites[index]);
+                let (method, site) = (&attachment.method, &sites[index]);
+                let frozen = method.frozen_flops_per_token(site, bf16);
+                adapters += frozen + method.flops_per_token(site);
+                adapters_backward += frozen + method.backward_flops_per_token(site);
             }
         }
         Self { linears, attention, adapters, adapters_backward }

@@ -90,6 +90,7 @@ impl PlanReport {
 pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
     let model = config.model_config()?;
     let config = &within(config, &model);
+    let stored = weight_bytes(config.dtype, &config.model)?;
     let sites = model.attachable();
     let attach = |errors| RunError::Attach { origin: config.origin.clone(), errors };
     let chosen = resolve(&config.attachments, &model).map_err(attach)?;
@@ -109,7 +110,8 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
                     d_in: site.d_in,
                     sites: 1,
                     parameters: attachment.method.parameters(site),
-                    flops_per_token: attachment.method.flops_per_token(site),
+                    flops_per_token: attachment.method.flops_per_token(site)
+                        + attachment.method.frozen_flops_per_token(site, stored == 2),
                     description: attachment.method.describe(site),
                 }),
             }
@@ -126,7 +128,7 @@ pub fn plan(config: &RunConfig) -> Result<PlanReport, RunError> {
         length,
         labels: if whole.is_some() { samples } else { tokens },
         number_bytes: if config.dtype == ModelDtype::F64 { 8 } else { 4 },
-        weight_bytes: weight_bytes(config.dtype, &config.model)?,
+        weight_bytes: stored,
         recompute: config.fit.recompute,
     };
     let mut cost = Cost::of(&model, &config.attachments, &chosen, training);
