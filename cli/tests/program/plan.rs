@@ -132,8 +132,8 @@ fn a_plan_shows_shapes_gates_einsum_and_cost() {
         .collect();
     assert_eq!(json!(sizes), json!([["q_proj", 4096, 4096, 32], ["v_proj", 4096, 1024, 32]]), "grouped key heads");
     assert_eq!(shapes[0]["parameters"], 3 * 256 * 256);
-    // three gates of 256 x 256, each applied to 16 vectors of 256
-    assert_eq!(shapes[0]["flops_per_token"], 3 * 2 * 256 * 4096);
+    // three gates of 256 x 256, each applied to 16 vectors of 256, and the same for the frozen copy, which stands beside them on a base held as bf16
+    assert_eq!(shapes[0]["flops_per_token"], 2 * 3 * 2 * 256 * 4096);
     let description = &shapes[0]["description"];
     assert_eq!(description["plan"], "16-16-16");
     assert_eq!(description["einsum"], "...abc,efbc,diaf,ghde->...ghi");
