@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::activations::Activations;
 use super::attach::Attachment;
 use super::{ModelConfig, Role};
-use crate::adapter::{Kind, Site, Tensor};
+use crate::adapter::{Kind, Method, Site, Tensor};
 
 /// The part of a run's settings that its cost depends on.
 #[derive(Clone, Copy, Debug)]
@@ -95,10 +95,7 @@ impl Cost {
         let numbers =
             |trainable| -> u64 { pieces().filter(|t| t.trainable == trainable).map(|t| t.elements() as u64).sum() };
         let bf16 = run.weight_bytes == 2;
-        let frozen: u64 = pairs().map(|(method, site)| method.frozen_flops_per_token(site, bf16)).sum();
-        let adapter = frozen + pairs().map(|(method, site)| method.flops_per_token(site)).sum::<u64>();
-        let adapter_backward =
-            frozen + pairs().map(|(method, site)| method.backward_flops_per_token(site)).sum::<u64>();
+        let [adapter, adapter_backward] = adapter_flops(pairs(), bf16);
         let number = run.number_bytes as u64;
         // an unfrozen module's weight is its trainable parameter, counted there
         let own: u64 =
@@ -142,6 +139,14 @@ impl Cost {
     }
 }
 
+/// Operations for one token, forward and backward, of adapters at their sites, beside frozen weights in bf16 or not.
+fn adapter_flops<'a>(pairs: impl Iterator<Item = (&'a Method, &'a Site)>, bf16: bool) -> [u64; 2] {
+    pairs.fold([0, 0], |[forward, backward], (method, site)| {
+        let frozen = method.frozen_flops_per_token(site, bf16);
+        [forward + frozen + method.flops_per_token(site), backward + frozen + method.backward_flops_per_token(site)]
+    })
+}
+
 /// Operations of the last layer that a token is spared when nobody reads it: all but its key and value.
 struct Spared {
     linears: u64,
@@ -157,16 +162,9 @@ impl Spared {
         let last = config.layers.saturating_sub(1) * each..config.layers * each;
         let linears = last.clone().filter(|&index| asks(index));
         let linears = linears.map(|index| 2 * (sites[index].d_in * sites[index].d_out) as u64).sum();
-        let here = |index: &usize| last.contains(index) && asks(*index);
-        let (mut adapters, mut adapters_backward) = (0, 0);
-        for (attachment, list) in attachments.iter().zip(chosen) {
-            for &index in list.iter().filter(|index| here(index)) {
-                let (method, site) = (&attachment.method, &sites[index]);
-                let frozen = method.frozen_flops_per_token(site, bf16);
-                adapters += frozen + method.flops_per_token(site);
-                adapters_backward += frozen + method.backward_flops_per_token(site);
-            }
-        }
+        let pairs = attachments.iter().zip(chosen).flat_map(|(a, list)| list.iter().map(|&i| (&a.method, i)));
+        let here = pairs.filter(|&(_, index)| last.contains(&index) && asks(index));
+        let [adapters, adapters_backward] = adapter_flops(here.map(|(method, i)| (method, &sites[i])), bf16);
         Self { linears, attention, adapters, adapters_backward }
     }
 }
