@@ -131,15 +131,29 @@ pub fn backward_on<T: Real>(
     dx: Option<&mut [T]>,
     dgates: Option<&mut [T]>,
 ) {
+    check_gradients(plan, gates, x, d_in, dy, d_out, dx.as_deref(), dgates.as_deref());
+    let kernels = unit.map_or_else(T::kernels, T::kernels_on);
+    tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, dx, dgates, None);
+}
+
+/// Asserts that all slices of a backward pass have the lengths that the plan, `d_in` and `d_out` ask for.
+pub(crate) fn check_gradients<T: Real>(
+    plan: &Plan,
+    gates: &[T],
+    x: &[T],
+    d_in: usize,
+    dy: &[T],
+    d_out: usize,
+    dx: Option<&[T]>,
+    dgates: Option<&[T]>,
+) {
     check_shapes(plan, gates, x, d_in, dy, d_out);
-    if let Some(dx) = &dx {
+    if let Some(dx) = dx {
         assert_eq!(dx.len(), x.len(), "dx must have the length of x");
     }
-    if let Some(dgates) = &dgates {
+    if let Some(dgates) = dgates {
         assert_eq!(dgates.len(), gates.len(), "dgates must have the length of gates");
     }
-    let kernels = unit.map_or_else(T::kernels, T::kernels_on);
-    tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, dx, dgates);
 }
 
 /// The instruction set that [`apply`] and [`backward`] run on for `T`: `avx512`, `avx2` or `portable`.

@@ -7,6 +7,7 @@
 
 mod amx;
 pub(crate) mod gate;
+pub(crate) mod keeping;
 pub(crate) mod parts;
 pub mod permuted;
 pub mod reference;

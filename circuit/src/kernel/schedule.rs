@@ -130,15 +130,26 @@ impl Step {
 
 /// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]` in blocks of `block` rows (then 4, 2, 1), each column by column: what the
 /// innermost loop reads, in its order.
-pub(crate) fn pack<T: Real>(gates: &[T], rows: &[usize], cols: &[usize], block: usize, mut packed: &mut [T]) {
-    let mut row = 0;
-    while row < rows.len() {
-        let height = row_block(rows.len() - row, block);
+pub(crate) fn pack<T: Real>(gates: &[T], mut rows: &[usize], cols: &[usize], block: usize, mut packed: &mut [T]) {
+    while !rows.is_empty() {
+        let height = row_block(rows.len(), block);
+        let (first, others) = rows.split_at(height);
         let (here, rest) = packed.split_at_mut(height * cols.len());
-        for (column, col) in here.chunks_exact_mut(height).zip(cols) {
-            column.iter_mut().zip(&rows[row..]).for_each(|(to, row)| *to = gates[row + col]);
+        match height {
+            8 => pack_block::<T, 8>(gates, first, cols, here),
+            4 => pack_block::<T, 4>(gates, first, cols, here),
+            2 => pack_block::<T, 2>(gates, first, cols, here),
+            _ => pack_block::<T, 1>(gates, first, cols, here),
         }
-        (row, packed) = (row + height, rest);
+        (rows, packed) = (others, rest);
+    }
+}
+
+/// [`pack`] for a block of `R` rows.
+fn pack_block<T: Real, const R: usize>(gates: &[T], rows: &[usize], cols: &[usize], packed: &mut [T]) {
+    let rows: [&[T]; R] = std::array::from_fn(|r| &gates[rows[r]..]);
+    for (column, &col) in packed.as_chunks_mut::<R>().0.iter_mut().zip(cols) {
+        *column = std::array::from_fn(|r| rows[r][col]);
     }
 }
 
@@ -178,6 +189,11 @@ impl Schedule {
         let features: usize = self.steps.iter().map(Step::in_len).sum();
         let registers = if 4 * features * lanes * size_of::<T>() <= TILE_BYTES { 4 } else { 2 };
         registers * lanes
+    }
+
+    /// Features of the inputs of all gates but the first.
+    pub fn between_len(&self) -> usize {
+        self.steps.iter().skip(1).map(Step::in_len).sum()
     }
 
     /// Slices the gates for the first `d_in` inputs and the first `d_out` outputs.

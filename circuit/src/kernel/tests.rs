@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::unit::{self, Unit};
 use super::unit_kernels::on_unit;
-use super::{Kernels, reference, tiled, vector};
+use super::{Kernels, keeping, reference, tiled, vector};
 use crate::{CircuitSum, Plan, Real};
 
 /// Numbers in [-1, 1) from a linear congruential generator: reproducible and the same on every machine.
@@ -77,7 +77,19 @@ fn computed<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Resul
         *d_in,
         &mut [CircuitSum { plan, terms: &[(gates, scale)], y: &mut y, d_out: *d_out }],
     );
-    tiled::backward(kernels, plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates));
+    tiled::backward(kernels, plan, gates, x, *d_in, dy, *d_out, scale, Some(&mut dx), Some(&mut dgates), None);
+    [y, dx, dgates]
+}
+
+/// [`computed`] with the tensors between the gates kept from forward to backward.
+fn kept<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Results<T> {
+    let &Case { ref gates, ref x, ref dy, d_in, d_out } = case;
+    let [mut y, mut dx, mut dgates] = start(case);
+    let scale = T::from_f64(-1.5);
+    let mut kept = vec![T::ZERO; keeping::kept_len(kernels, plan, d_in, d_out, x.len() / d_in)];
+    keeping::apply(kernels, plan, gates, x, d_in, &mut y, d_out, scale, &mut kept);
+    let (to_x, to_gates) = (Some(&mut dx[..]), Some(&mut dgates[..]));
+    tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, to_x, to_gates, Some(&kept));
     [y, dx, dgates]
 }
 
@@ -105,6 +117,7 @@ fn compare<T: Real>(all: &[&Kernels<T>], parts: f64, plan: &Plan, tokens: usize,
     let (expected, bounds) = (judged(plan, &case), magnitudes(plan, &case));
     for kernels in all {
         let results = computed(kernels, plan, &case);
+        assert_eq!(results, kept(kernels, plan, &case), "{} {} {plan}, {tokens} tokens", kernels.name, T::NAME);
         for (i, name) in ["y", "dx", "dgates"].iter().enumerate() {
             for (at, ((got, expected), bound)) in results[i].iter().zip(&expected[i]).zip(&bounds[i]).enumerate() {
                 let error = (got.to_f64() - expected.to_f64()).abs();
@@ -319,6 +332,29 @@ fn fast_gradients_equal_central_differences() {
         let [up, down] = [0.5, -0.5].map(|step| loss(&case.gates, &shifted(&case.x, i, step)));
         assert!((up - down - dx[i]).abs() < 1e-11, "input {i}");
     }
+}
+
+#[test]
+fn what_was_kept_may_be_used_again_for_another_circuit() {
+    let (small, large) = (Plan::all_pairs(&[3, 2]).unwrap(), Plan::all_pairs(&[4, 3, 5]).unwrap());
+    let mut kept = crate::Kept::new();
+    for (plan, tokens) in [(&small, 3), (&large, 70), (&small, 90), (&large, 0)] {
+        let (len, case) = (plan.in_len(), case::<f32>(plan, tokens, plan.in_len(), plan.out_len()));
+        let [mut y, mut dx, mut dgates] = start(&case);
+        crate::apply_keeping(plan, &case.gates, &case.x, len, &mut y, len, -1.5, &mut kept);
+        let (to_x, to_gates) = (Some(&mut dx[..]), Some(&mut dgates[..]));
+        crate::backward_kept(plan, &case.gates, &case.x, len, &case.dy, len, -1.5, to_x, to_gates, &kept);
+        assert_eq!([y, dx, dgates], computed(vector::best_f32(), plan, &case));
+    }
+}
+
+#[test]
+#[should_panic(expected = "of another circuit, or of other tokens")]
+fn what_was_kept_of_other_tokens_is_refused() {
+    let plan = Plan::all_pairs(&[3, 2]).unwrap();
+    let (case, mut kept) = (case::<f32>(&plan, 2, 6, 6), crate::Kept::new());
+    crate::apply_keeping(&plan, &case.gates, &case.x[6..], 6, &mut [0.0; 6], 6, 1.0, &mut kept);
+    crate::backward_kept(&plan, &case.gates, &case.x, 6, &case.dy, 6, 1.0, None, None, &kept);
 }
 
 #[test]

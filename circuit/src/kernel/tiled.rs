@@ -53,7 +53,7 @@ pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, su
 }
 
 /// Packs every step's gate, one after another; `pack` is given the places of its values.
-fn pack<T: Real>(
+pub(super) fn pack<T: Real>(
     kernels: &Kernels<T>,
     schedule: &Schedule,
     mut packed: &mut [T],
@@ -138,7 +138,7 @@ fn run<'a, T: Real>(
 }
 
 /// Rows of tokens into the front of `tile`.
-fn load<T: Real>(kernels: &Kernels<T>, rows: &[T], stride: usize, len: usize, tile: &mut [T], width: usize) {
+pub(super) fn load<T: Real>(kernels: &Kernels<T>, rows: &[T], stride: usize, len: usize, tile: &mut [T], width: usize) {
     let tokens = rows.len() / stride;
     assert!(tokens <= width && tile.len() >= len * width);
     // `load` only reads through `rows`.
@@ -149,7 +149,7 @@ fn load<T: Real>(kernels: &Kernels<T>, rows: &[T], stride: usize, len: usize, ti
 }
 
 /// `rows += scale * tile` for the features that both have.
-fn unload<T: Real>(
+pub(super) fn unload<T: Real>(
     kernels: &Kernels<T>,
     tile: &mut [T],
     len: usize,
@@ -184,7 +184,7 @@ fn sums_width(step: &Step, lanes: usize) -> usize {
     step.cols().next_multiple_of(lanes)
 }
 
-/// [`crate::backward`] on the given kernels; the shapes have been checked.
+/// [`crate::backward`] on the given kernels, with what [`super::keeping::apply`] kept if it is there; the shapes have been checked.
 pub(crate) fn backward<T: Real>(
     kernels: &Kernels<T>,
     plan: &Plan,
@@ -196,6 +196,7 @@ pub(crate) fn backward<T: Real>(
     scale: T,
     dx: Option<&mut [T]>,
     dgates: Option<&mut [T]>,
+    kept: Option<&[T]>,
 ) {
     let tokens = x.len() / d_in;
     if tokens == 0 || (dx.is_none() && dgates.is_none()) {
@@ -213,21 +214,27 @@ pub(crate) fn backward<T: Real>(
     with_scratch(2 * packed_len + sums_total, |scratch: &mut [T]| {
         let (packed, rest) = scratch.split_at_mut(packed_len);
         let (packed_transposed, sums) = rest.split_at_mut(packed_len);
-        pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+        if sums_total > 0 && kept.is_none() {
+            pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+        }
         pack(kernels, &schedule, packed_transposed, |[rows, cols], packed| (kernels.pack)(gates, &cols, &rows, packed));
         let pass = Pass { kernels, schedule: &schedule, tile, packed, packed_transposed, d_in, d_out, scale };
         let x = x.chunks(chunk * d_in);
         let dy = dy.chunks(chunk * d_out);
         let mut dx = dx.map(|dx| dx.chunks_mut(chunk * d_in));
+        let mut kept = kept.map(|kept| kept.chunks(chunk * schedule.between_len().max(1)));
         let mut partial = (sums_total > 0).then(|| sums.chunks_mut(sums_len));
         let tasks: Vec<_> = x
             .zip(dy)
-            .map(|(x, dy)| (x, dy, dx.as_mut().and_then(Iterator::next), partial.as_mut().and_then(Iterator::next)))
+            .map(|(x, dy)| {
+                let kept = kept.as_mut().and_then(Iterator::next);
+                (x, dy, dx.as_mut().and_then(Iterator::next), partial.as_mut().and_then(Iterator::next), kept)
+            })
             .collect();
         tasks
             .into_par_iter()
             .with_max_len(1)
-            .for_each(|(x, dy, dx, partial)| backward_chunk(&pass, x, dy, dx, partial));
+            .for_each(|(x, dy, dx, partial, kept)| backward_chunk(&pass, x, dy, dx, partial, kept));
         if let Some(dgates) = dgates {
             add_sums(&schedule, lanes, &sums[..sums_total], sums_len, dgates);
         }
@@ -263,72 +270,110 @@ fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: us
 }
 
 /// Gradients of one chunk of tokens, tile by tile.
-fn backward_chunk<T: Real>(pass: &Pass<'_, T>, x: &[T], dy: &[T], dx: Option<&mut [T]>, mut partial: Option<&mut [T]>) {
-    let &Pass { kernels, schedule, tile, d_in, d_out, .. } = pass;
-    if let Some(partial) = partial.as_deref_mut() {
-        partial.fill(T::ZERO);
-    }
-    let mut dx = dx.map(|dx| dx.chunks_mut(tile * d_in));
-    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step).max(kernels.backward_scratch(step)));
-    let panel = panel.max().unwrap_or(0);
-    // Inputs of all gates are kept for the gate gradients only; dX alone needs none of them.
-    let kept: usize = if partial.is_some() { schedule.steps.iter().map(Step::in_len).sum() } else { 0 };
-    with_scratch((kept + 2 * schedule.max_len) * tile + panel, |scratch: &mut [T]| {
-        for (x, dy) in x.chunks(tile * d_in).zip(dy.chunks(tile * d_out)) {
-            backward_tile(pass, x, dy, dx.as_mut().and_then(Iterator::next), partial.as_deref_mut(), scratch);
-        }
-    });
-}
-
-fn backward_tile<T: Real>(
+fn backward_chunk<T: Real>(
     pass: &Pass<'_, T>,
     x: &[T],
     dy: &[T],
     dx: Option<&mut [T]>,
     mut partial: Option<&mut [T]>,
+    kept: Option<&[T]>,
+) {
+    let &Pass { kernels, schedule, tile, d_in, d_out, .. } = pass;
+    if let Some(partial) = partial.as_deref_mut() {
+        partial.fill(T::ZERO);
+    }
+    let mut dx = dx.map(|dx| dx.chunks_mut(tile * d_in));
+    let mut kept = kept.map(|kept| kept.chunks(tile * schedule.between_len().max(1)));
+    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step).max(kernels.backward_scratch(step)));
+    let panel = panel.max().unwrap_or(0);
+    // The inputs of all gates serve the gate gradients only; dX alone needs none of them.
+    let inputs = match (&partial, &kept) {
+        (None, _) => 0,
+        (Some(_), Some(_)) => schedule.in_len,
+        (Some(_), None) => schedule.in_len + schedule.between_len(),
+    };
+    with_scratch((inputs + 2 * schedule.max_len) * tile + panel, |scratch: &mut [T]| {
+        let (inputs, scratch) = scratch.split_at_mut(inputs * tile);
+        for (x, dy) in x.chunks(tile * d_in).zip(dy.chunks(tile * d_out)) {
+            let (dx, kept) = (dx.as_mut().and_then(Iterator::next), kept.as_mut().and_then(Iterator::next));
+            let sums = partial.as_deref_mut().map(|to| {
+                let width = (x.len() / d_in).next_multiple_of(kernels.lanes);
+                let (input, between) = inputs.split_at_mut(schedule.in_len * width);
+                load(kernels, x, d_in, schedule.in_len, input, width);
+                let between = match kept {
+                    Some(kept) => kept,
+                    None => {
+                        fill_between(kernels, schedule, pass.packed, input, between, width, scratch);
+                        between
+                    }
+                };
+                Sums { input, between, to }
+            });
+            backward_tile(pass, dy, dx, sums, scratch);
+        }
+    });
+}
+
+/// The inputs of all gates but the first on a tile of `width` tokens, one after another, from the first one's.
+pub(super) fn fill_between<'a, T: Real>(
+    kernels: &Kernels<T>,
+    schedule: &Schedule,
+    mut packed: &[T],
+    mut input: &'a [T],
+    mut between: &'a mut [T],
+    width: usize,
+    panel: &mut [T],
+) {
+    for pair in schedule.steps.windows(2) {
+        let (gate, gates) = packed.split_at(kernels.packed_len(&pair[0]));
+        let (output, rest) = between.split_at_mut(pair[1].in_len() * width);
+        kernels.forward_between(&pair[0], gate, input, output, width, panel);
+        (packed, input, between) = (gates, output, rest);
+    }
+}
+
+/// What the gate gradients of a tile are made of, and where they go.
+struct Sums<'a, T> {
+    /// The first gate's input.
+    input: &'a [T],
+    /// The inputs of the others, one after another.
+    between: &'a [T],
+    /// Each gate's sums are added to its rows.
+    to: &'a mut [T],
+}
+
+fn backward_tile<T: Real>(
+    pass: &Pass<'_, T>,
+    dy: &[T],
+    dx: Option<&mut [T]>,
+    mut sums: Option<Sums<'_, T>>,
     scratch: &mut [T],
 ) {
     let &Pass { kernels, schedule, d_in, d_out, scale, .. } = pass;
-    let (steps, lanes) = (&schedule.steps, kernels.lanes);
-    let width = (x.len() / d_in).next_multiple_of(lanes);
-    let inputs: Vec<usize> = steps
-        .iter()
-        .scan(0, |at, step| {
-            *at += if partial.is_some() { step.in_len() * width } else { 0 };
-            Some(*at)
-        })
-        .collect();
-    let (states, scratch) = scratch.split_at_mut(inputs.last().copied().unwrap_or(0));
+    let width = (dy.len() / d_out).next_multiple_of(kernels.lanes);
     let (first, scratch) = scratch.split_at_mut(schedule.max_len * width);
     let (second, panel) = scratch.split_at_mut(schedule.max_len * width);
-    let start = |index: usize| if index == 0 { 0 } else { inputs[index - 1] };
-    if partial.is_some() && !steps.is_empty() {
-        load(kernels, x, d_in, schedule.in_len, states, width);
-        let mut offset = 0;
-        // The last gate's output is not needed by any gradient.
-        for (index, step) in steps[..steps.len() - 1].iter().enumerate() {
-            let packed = &pass.packed[offset..offset + kernels.packed_len(step)];
-            offset += packed.len();
-            let (before, after) = states.split_at_mut(inputs[index]);
-            kernels.forward_between(step, packed, &before[start(index)..], after, width, panel);
-        }
-    }
     load(kernels, dy, d_out, schedule.out_len, first, width);
     if scale != T::ONE {
         first[..schedule.out_len * width].iter_mut().for_each(|value| *value = scale * *value);
     }
     let (mut current, mut other) = (first, second);
     let mut packed_end = pass.packed_transposed.len();
-    let mut sums_end = partial.as_deref().map_or(0, <[T]>::len);
-    for (index, step) in steps.iter().enumerate().rev() {
+    let mut inputs_end = schedule.between_len() * width;
+    let mut sums_end = sums.as_ref().map_or(0, |sums| sums.to.len());
+    for (index, step) in schedule.steps.iter().enumerate().rev() {
         packed_end -= kernels.packed_len(step);
         let packed = &pass.packed_transposed[packed_end..packed_end + kernels.packed_len(step)];
-        let (mut sums, mut x) = (None, &[][..]);
-        if let Some(partial) = partial.as_deref_mut() {
-            let len = step.rows() * sums_width(step, lanes);
+        let (mut x, mut to) = (&[][..], None);
+        if let Some(sums) = &mut sums {
+            let len = step.rows() * sums_width(step, kernels.lanes);
             sums_end -= len;
-            sums = Some(&mut partial[sums_end..sums_end + len]);
-            x = &states[start(index)..inputs[index]];
+            to = Some(&mut sums.to[sums_end..sums_end + len]);
+            x = sums.input;
+            if index > 0 {
+                inputs_end -= step.in_len() * width;
+                x = &sums.between[inputs_end..];
+            }
         }
         let wanted = index > 0 || dx.is_some();
         let target = match (wanted, step.fits_in_place()) {
@@ -336,7 +381,7 @@ fn backward_tile<T: Real>(
             (true, true) => Target::InPlace,
             (true, false) => Target::Other(&mut *other),
         };
-        kernels.backward_gate(step, packed, x, current, target, sums, width, panel);
+        kernels.backward_gate(step, packed, x, current, target, to, width, panel);
         if !step.fits_in_place() {
             std::mem::swap(&mut current, &mut other);
         }

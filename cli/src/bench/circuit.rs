@@ -9,6 +9,7 @@ use quanta_tune::run::bench::{CircuitBench, circuit};
 use serde_json::json;
 
 use super::ENGINE;
+use crate::text::bytes;
 
 /// What `quanta bench circuit` takes.
 #[derive(clap::Args)]
@@ -62,6 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "dtype": if wide { "f64" } else { "f32" },
             "frozen_forward_seconds": times.frozen_forward, "frozen_forward_backward_seconds": times.frozen_forward_backward,
             "circuit_forward_seconds": times.circuit_forward, "circuit_forward_backward_seconds": times.circuit_forward_backward,
+            "kept_forward_seconds": times.kept_forward, "kept_forward_backward_seconds": times.kept_forward_backward,
+            "kept_bytes": times.kept_bytes,
             "einsum_forward_seconds": times.einsum_forward, "einsum_forward_backward_seconds": times.einsum_forward_backward,
             "ratio_forward_backward": ratio,
         });
@@ -79,7 +82,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     row("frozen linear", (times.frozen_forward, times.frozen_forward_backward))?;
     row("circuit", (times.circuit_forward, times.circuit_forward_backward))?;
+    row("circuit, kept", (times.kept_forward, times.kept_forward_backward))?;
     row("circuit, einsum order", (times.einsum_forward, times.einsum_forward_backward))?;
     writeln!(out, "circuit over frozen, forward+backward: {:.1} %", 100.0 * ratio)?;
+    writeln!(out, "kept between its gates: {}", bytes(times.kept_bytes as u64))?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::blocks::Block;
 use super::dropout;
 pub use super::rule::Rule;
 use crate::tensor::vector::{self, widest};
-use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, matmul_here};
+use crate::tensor::{Buffer, MatMut, MatRef, Matrix, Real, Stream, Workspace, small_product};
 
 /// Head counts, the layer's rule and the segment table: what attention has to know of a model and a batch.
 #[derive(Clone, Copy)]
@@ -95,7 +95,7 @@ pub fn forward<T: Real>(
             for (index, keys) in block.keys.iter().enumerate() {
                 let p = p.view().columns(offset, offset + keys.len());
                 let v = MatRef::new(&v[keys.start * dim..], keys.len(), dim);
-                matmul_here(MatMut::new(o, block.rows.len(), dim), index > 0, p, v, T::ONE);
+                small_product(MatMut::new(o, block.rows.len(), dim), index > 0, p, v, T::ONE, workspace);
                 offset += keys.len();
             }
         }
@@ -212,7 +212,7 @@ fn backward_head<T: Real>(
         let mut offset = 0;
         for range in &block.keys {
             let v = MatRef::new(&keys.v[range.start * dim..], range.len(), dim);
-            matmul_here(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE);
+            small_product(ds.view_mut().columns(offset, offset + range.len()), false, d_o, v.t(), T::ONE, workspace);
             offset += range.len();
         }
         if let Some(dropout) = layout.dropout {
@@ -244,9 +244,9 @@ fn backward_head<T: Real>(
             };
             let (p, ds) = (p.view().columns(offset, offset + len), ds.view().columns(offset, offset + len));
             let k = MatRef::new(&keys.k[range.start * dim..], len, dim);
-            matmul_here(MatMut::new(dq, rows, dim), index > 0, ds, k, scale);
-            matmul_here(MatMut::new(&mut dk[from..], len, dim), true, ds.t(), q, scale);
-            matmul_here(MatMut::new(&mut dv[from..], len, dim), true, p.t(), d_o, T::ONE);
+            small_product(MatMut::new(dq, rows, dim), index > 0, ds, k, scale, workspace);
+            small_product(MatMut::new(&mut dk[from..], len, dim), true, ds.t(), q, scale, workspace);
+            small_product(MatMut::new(&mut dv[from..], len, dim), true, p.t(), d_o, T::ONE, workspace);
             offset += len;
         }
     }
@@ -260,7 +260,14 @@ fn scores<T: Real>(q: &[T], k: &[T], block: &Block<'_>, rule: Rule, dim: usize, 
     let mut offset = 0;
     for keys in &block.keys {
         let k = MatRef::new(&k[keys.start * dim..], keys.len(), dim);
-        matmul_here(s.view_mut().columns(offset, offset + keys.len()), false, q, k.t(), T::from_f64(rule.scale));
+        small_product(
+            s.view_mut().columns(offset, offset + keys.len()),
+            false,
+            q,
+            k.t(),
+            T::from_f64(rule.scale),
+            workspace,
+        );
         offset += keys.len();
     }
     rule.bend(s.data_mut());

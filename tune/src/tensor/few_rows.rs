@@ -6,6 +6,8 @@
 //! leaves much of the memory's speed unused. A sum runs along its row in sixteen lanes that are joined in one order, whatever is computed beside it, so that
 //! no bit depends on threads or on other rows. Other machines and types take the plain loops of `ops::thin`; many rows are better off with [`super::panels`].
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm::as_f32;
 use super::panels::Element;
 use super::{Matrix, Real};
 
@@ -50,27 +52,15 @@ pub(crate) fn few_rows_here<T: Real>(x: Rows<'_, T>, weight: &[T], out: &mut [T]
     assert!(n == 0 || (data.len() >= (n - 1) * stride + k && out.len() >= (n - 1) * m + columns), "{n} rows");
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512
-        && std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>()
+        && let (Some(data), Some(weight)) = (as_f32(data), as_f32(weight))
         && n > 0
         && columns > 0
     {
-        // SAFETY: T is f32
-        let (data, weight) = unsafe { (same(data), same(weight)) };
         // SAFETY: the instructions were found; rows and results lie inside their slices, as was just checked
         unsafe { avx512::columns(Rows { data, n, k, stride }, weight, out.as_mut_ptr().cast(), m) }
         return true;
     }
     false
-}
-
-/// The slice as what it is.
-///
-/// # Safety
-/// T is f32.
-#[cfg(target_arch = "x86_64")]
-unsafe fn same<T>(slice: &[T]) -> &[f32] {
-    // SAFETY: the caller's promise
-    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), slice.len()) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,8 @@
 //! over threads never cuts the summed dimension and its block sizes depend on the shape alone, so results do not depend on the number of threads (tested
 //! below).
 
+use std::any::TypeId;
+
 use super::Real;
 
 /// The instruction set that products of real numbers run on: `avx512f`, `fma`, `neon` or `portable`, by the rule of the `gemm` crate.
@@ -34,7 +36,7 @@ pub struct MatRef<'a, T> {
     col_stride: usize,
 }
 
-impl<'a, T> MatRef<'a, T> {
+impl<'a, T: 'static> MatRef<'a, T> {
     /// Row-major `[rows, cols]` at the start of `data`.
     ///
     /// # Panics
@@ -59,6 +61,17 @@ impl<'a, T> MatRef<'a, T> {
         Self { data: &self.data[offset..], cols: end - start, ..self }
     }
 
+    /// The same matrix, if it is one of f32.
+    pub(super) fn into_f32(self) -> Option<MatRef<'a, f32>> {
+        let Self { data, rows, cols, row_stride, col_stride } = self;
+        Some(MatRef { data: as_f32(data)?, rows, cols, row_stride, col_stride })
+    }
+
+    /// The elements as they lie, the distance between lines of them that follow each other, and whether these lines are the matrix's columns.
+    pub(super) fn lines(self) -> (&'a [T], usize, bool) {
+        if self.col_stride == 1 { (self.data, self.row_stride, false) } else { (self.data, self.col_stride, true) }
+    }
+
     fn last(&self) -> usize {
         last(self.rows, self.cols, self.row_stride, self.col_stride)
     }
@@ -73,7 +86,7 @@ pub struct MatMut<'a, T> {
     col_stride: usize,
 }
 
-impl<'a, T> MatMut<'a, T> {
+impl<'a, T: 'static> MatMut<'a, T> {
     /// Row-major `[rows, cols]` at the start of `data`.
     ///
     /// # Panics
@@ -92,6 +105,31 @@ impl<'a, T> MatMut<'a, T> {
         let offset = if start == end { 0 } else { start * self.col_stride };
         Self { data: &mut self.data[offset..], cols: end - start, ..self }
     }
+
+    /// The same matrix, if it is one of f32.
+    pub(super) fn into_f32(self) -> Option<MatMut<'a, f32>> {
+        let Self { data, rows, cols, row_stride, col_stride } = self;
+        Some(MatMut { data: as_f32_mut(data)?, rows, cols, row_stride, col_stride })
+    }
+
+    /// The elements from the first on, and the distance between rows.
+    pub(super) fn into_lines(self) -> (&'a mut [T], usize) {
+        (self.data, self.row_stride)
+    }
+}
+
+/// The slice as what it is, if that is f32.
+pub(super) fn as_f32<T: 'static>(slice: &[T]) -> Option<&[f32]> {
+    let same = TypeId::of::<T>() == TypeId::of::<f32>();
+    // SAFETY: T is f32
+    same.then(|| unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), slice.len()) })
+}
+
+/// [`as_f32`] of what may be changed.
+fn as_f32_mut<T: 'static>(slice: &mut [T]) -> Option<&mut [f32]> {
+    let same = TypeId::of::<T>() == TypeId::of::<f32>();
+    // SAFETY: T is f32
+    same.then(|| unsafe { std::slice::from_raw_parts_mut(slice.as_mut_ptr().cast(), slice.len()) })
 }
 
 fn last(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
@@ -116,14 +154,11 @@ pub fn matmul_here<T: Real>(dst: MatMut<'_, T>, accumulate: bool, a: MatRef<'_, 
     product(dst, accumulate, a, b, scale, gemm::Parallelism::None);
 }
 
-fn product<T: Real>(
-    dst: MatMut<'_, T>,
-    accumulate: bool,
-    a: MatRef<'_, T>,
-    b: MatRef<'_, T>,
-    scale: T,
-    parallelism: gemm::Parallelism,
-) {
+/// Rows and columns of a product and the length of its sums.
+///
+/// # Panics
+/// When the shapes do not fit or a stride leaves its slice.
+pub(super) fn fit<T: Real>(dst: &MatMut<'_, T>, a: MatRef<'_, T>, b: MatRef<'_, T>) -> [usize; 3] {
     let (m, n, k) = (dst.rows, dst.cols, a.cols);
     assert!(
         a.rows == m && b.rows == k && b.cols == n,
@@ -135,6 +170,18 @@ fn product<T: Real>(
     );
     assert!(a.last() <= a.data.len() && b.last() <= b.data.len(), "an operand's stride leaves its slice");
     assert!(last(m, n, dst.row_stride, dst.col_stride) <= dst.data.len(), "the destination's stride leaves its slice");
+    [m, n, k]
+}
+
+fn product<T: Real>(
+    dst: MatMut<'_, T>,
+    accumulate: bool,
+    a: MatRef<'_, T>,
+    b: MatRef<'_, T>,
+    scale: T,
+    parallelism: gemm::Parallelism,
+) {
+    let [m, n, k] = fit(&dst, a, b);
     if m == 0 || n == 0 {
         return;
     }

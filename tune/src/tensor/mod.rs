@@ -5,6 +5,8 @@
 
 mod arena;
 mod awake;
+#[cfg(target_arch = "x86_64")]
+mod block;
 mod few_rows;
 mod gemm;
 mod matrix;
@@ -15,6 +17,7 @@ mod panels;
 mod products;
 mod random;
 mod rounded;
+mod small;
 mod tiles;
 pub(crate) mod vector;
 mod workspace;
@@ -26,5 +29,6 @@ pub(crate) use panels::panel_product;
 pub use products::{BF16_PRODUCTS, Bf16Products, Rounder};
 pub use quanta_circuit::Real;
 pub use random::Stream;
+pub(crate) use small::small_product;
 pub(crate) use tiles::{Frozen, bf16_product};
 pub use workspace::{Buffer, Workspace};

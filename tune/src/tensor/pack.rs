@@ -31,7 +31,7 @@ impl Widened for f32 {
     #[target_feature(enable = "avx512f")]
     unsafe fn load(from: *const Self, mask: u16) -> __m512 {
         // SAFETY: the caller's promise
-        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+        unsafe { load(from, mask) }
     }
 }
 
@@ -40,7 +40,7 @@ impl Widened for bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load(from: *const Self, mask: u16) -> __m512 {
         // SAFETY: the caller's promise; a bf16 is its 16 bits
-        let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+        let bits = unsafe { load_half(from, mask) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
     }
 }
@@ -109,9 +109,13 @@ impl Words for Pairs {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn along(from: *const bf16, count: usize) -> __m512 {
-        let mask = if count >= 2 * LANES { u32::MAX } else { (1 << count) - 1 };
         // SAFETY: the caller's promise; a bf16 is its 16 bits
-        _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) })
+        unsafe {
+            _mm512_castsi512_ps(match count >= 2 * LANES {
+                true => _mm512_loadu_epi16(from.cast()),
+                false => _mm512_maskz_loadu_epi16((1 << count) - 1, from.cast()),
+            })
+        }
     }
 
     #[inline]
@@ -119,11 +123,11 @@ impl Words for Pairs {
     unsafe fn across(from: *const bf16, stride: usize, count: usize, mask: u16) -> __m512 {
         // SAFETY: the caller's promise; a bf16 is its 16 bits
         unsafe {
-            let even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
+            let even = _mm512_cvtepu16_epi32(load_half(from, mask));
             if count == 1 {
                 return _mm512_castsi512_ps(even);
             }
-            let odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.add(stride).cast()));
+            let odd = _mm512_cvtepu16_epi32(load_half(from.add(stride), mask));
             _mm512_castsi512_ps(_mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)))
         }
     }
@@ -138,6 +142,96 @@ impl Words for Pairs {
         }
         sum
     }
+}
+
+/// Words of two f32 numbers each, rounded to bf16 as they are read, to nearest, ties to even; subnormal numbers count as zero.
+pub(super) struct Rounded;
+
+impl Words for Rounded {
+    type Element = f32;
+    const ELEMENTS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn along(from: *const f32, count: usize) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { Self::scaled_along(from, count, _mm512_set1_ps(1.0)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn across(from: *const f32, stride: usize, count: usize, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { Self::scaled_across(from, stride, count, mask, _mm512_set1_ps(1.0)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn multiply(x: __m512, row: __m512, sum: __m512) -> __m512 {
+        // SAFETY: the caller's promise
+        unsafe { Pairs::multiply(x, row, sum) }
+    }
+}
+
+impl Rounded {
+    /// [`Words::along`] of elements times a factor.
+    ///
+    /// # Safety
+    /// As there, and the machine has BF16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn scaled_along(from: *const f32, count: usize, factor: __m512) -> __m512 {
+        let [low, high] = [ends(count), ends(count.saturating_sub(LANES))];
+        // SAFETY: the caller's promise; where the second register has no element its mask is empty
+        unsafe {
+            let low = _mm512_mul_ps(factor, load(from, low));
+            round(_mm512_mul_ps(factor, load(from.wrapping_add(LANES), high)), low)
+        }
+    }
+
+    /// [`Words::across`] of elements times a factor.
+    ///
+    /// # Safety
+    /// As there, and the machine has BF16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn scaled_across(from: *const f32, stride: usize, count: usize, mask: u16, factor: __m512) -> __m512 {
+        // SAFETY: the caller's promise, a row that is not there has an empty mask; an array of 32 i16 has the size of a register
+        unsafe {
+            let even = _mm512_mul_ps(factor, load(from, mask));
+            let odd = if count == 1 { 0 } else { mask };
+            let odd = _mm512_mul_ps(factor, load(from.wrapping_add(stride), odd));
+            let in_turn = _mm512_loadu_epi16(const { in_turn() }.as_ptr());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(in_turn, _mm512_castps_si512(round(odd, even))))
+        }
+    }
+}
+
+/// Where the halves of a word come from, in 16 bits each: one from the lower half of a register, one from its upper half.
+const fn in_turn() -> [i16; 2 * LANES] {
+    let mut places = [0; 2 * LANES];
+    let mut i = 0;
+    while i < 2 * LANES {
+        places[i] = (i / 2 + i % 2 * LANES) as i16;
+        i += 1;
+    }
+    places
+}
+
+/// Both registers as bf16 numbers, those of `low` before those of `high`.
+///
+/// # Safety
+/// The machine has AVX-512 F and BF16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn round(high: __m512, low: __m512) -> __m512 {
+    let to: __m512;
+    // assembly for the reason that `Pairs` gives
+    // SAFETY: the caller's promise; the instruction reads and writes these registers alone
+    unsafe {
+        asm!("vcvtne2ps2bf16 {}, {}, {}", lateout(zmm_reg) to, in(zmm_reg) high, in(zmm_reg) low, options(pure, nomem, nostack, preserves_flags));
+    }
+    to
 }
 
 /// The mask of the first `count` lanes.
@@ -187,6 +281,78 @@ pub(super) unsafe fn pack<W: Words>(
     }
 }
 
+/// Rounds `factor` times a matrix `[rows, elements]` on the left of a product to pairs of bf16 numbers, `[rows, words]`.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, VL and BF16; element `[i, k]` is readable at `i * stride + k`, or, `transposed`, at `k * stride + i`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn round_left(
+    from: *const f32,
+    stride: usize,
+    [rows, elements]: [usize; 2],
+    transposed: bool,
+    factor: f32,
+    to: &mut [f32],
+) {
+    let words = elements.div_ceil(2);
+    assert!(to.len() >= rows * words, "too few words");
+    let (to, factor) = (to.as_mut_ptr(), _mm512_set1_ps(factor));
+    // SAFETY: the caller's promise; every store lies below `rows * words`
+    unsafe {
+        if !transposed {
+            for row in 0..rows {
+                let (from, to) = (from.add(row * stride), to.add(row * words));
+                for word in (0..words).step_by(LANES) {
+                    let values = Rounded::scaled_along(from.add(2 * word), elements - 2 * word, factor);
+                    _mm512_mask_storeu_ps(to.add(word), ends(words - word), values);
+                }
+            }
+            return;
+        }
+        for word in (0..words).step_by(LANES) {
+            for row in (0..rows).step_by(LANES) {
+                let (mask, mut square) = (ends(rows - row), [_mm512_setzero_ps(); LANES]);
+                for i in 0..LANES.min(words - word) {
+                    let element = 2 * (word + i);
+                    let from = from.add(element * stride + row);
+                    square[i] = Rounded::scaled_across(from, stride, elements - element, mask, factor);
+                }
+                let (square, mask) = (transpose(square), ends(words - word));
+                for i in 0..LANES.min(rows - row) {
+                    _mm512_mask_storeu_ps(to.add((row + i) * words + word), mask, square[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the lanes that `mask` names, and zeros for the others. Where these are all, a load without a mask is several times as fast on some processors.
+///
+/// # Safety
+/// The machine has AVX-512 F; the named lanes are readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn load(from: *const f32, mask: u16) -> __m512 {
+    // SAFETY: the caller's promise
+    unsafe { if mask == u16::MAX { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) } }
+}
+
+/// [`load`] of 16 bf16 numbers.
+///
+/// # Safety
+/// As there, and the machine has AVX-512 BW and VL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_half(from: *const bf16, mask: u16) -> __m256i {
+    // SAFETY: the caller's promise; a bf16 is its 16 bits
+    unsafe {
+        match mask == u16::MAX {
+            true => _mm256_loadu_si256(from.cast()),
+            false => _mm256_maskz_loadu_epi16(mask, from.cast()),
+        }
+    }
+}
+
 /// What a panel is packed from, to be fetched into the second-level cache while products with the panel before it are computed.
 pub(super) struct Ahead {
     first: *const u8,
@@ -207,6 +373,11 @@ impl Ahead {
             stride,
             bytes,
         }
+    }
+
+    /// Nothing.
+    pub fn none() -> Self {
+        Self { first: std::ptr::null(), rows: 0, stride: 0, bytes: 0 }
     }
 
     /// Fetches the share of a panel that falls to the rows `done` of `all`.

@@ -10,6 +10,8 @@
 //! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s.
 
 use half::bf16;
+#[cfg(target_arch = "x86_64")]
+use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::pack;
@@ -26,6 +28,10 @@ const DEPTH: usize = 512;
 /// Words of a block of rows that stay in the second-level cache from one task to the next. Longer rows are fetched again by every task.
 #[cfg(target_arch = "x86_64")]
 const KEPT: usize = 1 << 18;
+
+/// Rows that one parallel task rounds.
+#[cfg(target_arch = "x86_64")]
+const ROUNDED: usize = 32;
 
 /// `out = x w`, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512.
 ///
@@ -68,8 +74,12 @@ pub(crate) fn rounded_product(
     assert!(rounded::has_pairs(), "AVX-512-BF16: not in this processor");
     #[cfg(target_arch = "x86_64")]
     if n > 0 && k > 0 && m > 0 {
-        let pairs = rounded::pairs(x, workspace);
-        let x = avx512::Rows { words: &pairs, n, k: k.div_ceil(2) };
+        let length = k.div_ceil(2);
+        let mut pairs = workspace.buffer(n * length);
+        let rows = x.data().par_chunks(ROUNDED * k).zip(pairs.par_chunks_mut(ROUNDED * length));
+        // SAFETY: the instructions were found, and the rows lie one behind another
+        rows.for_each(|(x, to)| unsafe { pack::round_left(x.as_ptr(), k, [x.len() / k, k], false, 1.0, to) });
+        let x = avx512::Rows { words: &pairs, n, k: length };
         avx512::product::<pack::Pairs>(x, k, w, out, accumulate, workspace);
     }
     let _ = (accumulate, workspace, n, k, m);
@@ -94,21 +104,17 @@ impl<E> Widened for E {}
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    //! The kernel. Everything below `product` may run only where `vector::width` is 512.
+    //! The driver. `product` may run only where `vector::width` is 512.
 
-    use std::arch::x86_64::*;
     use std::ops::Range;
 
     use rayon::prelude::*;
 
+    use super::super::block::{Block, REGISTERS, TOGETHER};
     use super::super::pack::{Ahead, LANES, Words, ends, pack};
     use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Workspace};
 
-    /// Registers of columns in a panel.
-    const REGISTERS: usize = 3;
     const COLUMNS: usize = REGISTERS * LANES;
-    /// Rows that meet a panel together: 24 sums, with the panel's row and a broadcast, fit the 32 registers.
-    const TOGETHER: usize = 8;
     /// Panels of a task at most.
     const PANELS: usize = 4;
 
@@ -192,11 +198,7 @@ mod avx512 {
                             mask: ends(panel_columns.len() - (registers - 1) * LANES),
                             ahead,
                         };
-                        match registers {
-                            3 => block.multiply::<W, 3>(),
-                            2 => block.multiply::<W, 2>(),
-                            _ => block.multiply::<W, 1>(),
-                        }
+                        block.multiply::<W>(registers);
                     }
                 }
             }
@@ -222,128 +224,6 @@ mod avx512 {
             rounds * (height + packing) * (width + fetching)
         };
         sizes.min_by_key(time).unwrap_or((TOGETHER, COLUMNS))
-    }
-
-    /// Some rows times one packed panel, behind which a row may be read.
-    struct Block {
-        rows: usize,
-        /// The first row's first word that the panel meets.
-        x: *const f32,
-        /// Words of a row of x.
-        k: usize,
-        panel: *const f32,
-        depth: usize,
-        /// The first result.
-        out: *mut f32,
-        /// Elements of a row of results.
-        m: usize,
-        /// Whether results are added to what is there.
-        add: bool,
-        /// Lanes of the last register that are columns.
-        mask: u16,
-        /// What the next panel is packed from.
-        ahead: Ahead,
-    }
-
-    impl Block {
-        /// # Safety
-        /// The machine has AVX-512 F and what `W` asks for; rows, panel (of `N` registers) and results are where the fields say.
-        #[target_feature(enable = "avx512f")]
-        unsafe fn multiply<W: Words, const N: usize>(&self) {
-            // SAFETY: the caller's promise; all rows together are `self.rows`
-            unsafe {
-                let whole = self.rows / TOGETHER * TOGETHER;
-                for row in (0..whole).step_by(TOGETHER) {
-                    self.ahead.fetch(row..row + TOGETHER, whole);
-                    self.rows::<W, TOGETHER, N>(row);
-                }
-                match self.rows - whole {
-                    1 => self.rows::<W, 1, N>(whole),
-                    2 => self.rows::<W, 2, N>(whole),
-                    3 => self.rows::<W, 3, N>(whole),
-                    4 => self.rows::<W, 4, N>(whole),
-                    5 => self.rows::<W, 5, N>(whole),
-                    6 => self.rows::<W, 6, N>(whole),
-                    7 => self.rows::<W, 7, N>(whole),
-                    _ => {}
-                }
-            }
-        }
-
-        /// `R` rows from `first` on, all their sums in registers. A function of its own, so that its pointers are in registers, too.
-        ///
-        /// # Safety
-        /// As [`Self::multiply`].
-        #[inline(never)]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn rows<W: Words, const R: usize, const N: usize>(&self, first: usize) {
-            let &Self { k, depth, mut panel, m, .. } = self;
-            // SAFETY: the caller's promise, index by index
-            unsafe {
-                let (mut x, out) = ([self.x; R], self.out.add(first * m));
-                for r in 0..R {
-                    x[r] = self.x.add((first + r) * k);
-                    for n in 0..N {
-                        // the results are needed at the end, and may be far away
-                        _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(r * m + n * LANES).cast());
-                    }
-                }
-                let mut sums = [[_mm512_setzero_ps(); N]; R];
-                let mut row = [_mm512_setzero_ps(); N];
-                for n in 0..N {
-                    row[n] = _mm512_loadu_ps(panel.add(n * LANES));
-                }
-                let mut i = 0;
-                while i + 2 <= depth {
-                    step::<W, R, N>(&x, i, &mut row, panel.add(N * LANES), &mut sums);
-                    step::<W, R, N>(&x, i + 1, &mut row, panel.add(2 * N * LANES), &mut sums);
-                    panel = panel.add(2 * N * LANES);
-                    i += 2;
-                }
-                if i < depth {
-                    step::<W, R, N>(&x, i, &mut row, panel.add(N * LANES), &mut sums);
-                }
-                for r in 0..R {
-                    for n in 0..N {
-                        let place = out.add(r * m + n * LANES);
-                        let mask = if n + 1 == N { self.mask } else { u16::MAX };
-                        let before = if self.add { _mm512_maskz_loadu_ps(mask, place) } else { _mm512_setzero_ps() };
-                        _mm512_mask_storeu_ps(place, mask, _mm512_add_ps(before, sums[r][n]));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds the products of word `i` of each row with a row of the panel, and reads the panel's next row meanwhile: asked for only when it is needed, it
-    /// would be waited for.
-    ///
-    /// # Safety
-    /// The machine has AVX-512 F and what `W` asks for; word `i` of the rows and `N` registers at `next` are readable.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn step<W: Words, const R: usize, const N: usize>(
-        x: &[*const f32; R],
-        i: usize,
-        row: &mut [__m512; N],
-        next: *const f32,
-        sums: &mut [[__m512; N]; R],
-    ) {
-        let here = *row;
-        // SAFETY: the caller's promise
-        unsafe {
-            for r in 0..R.max(N) {
-                if r < R {
-                    let x = _mm512_set1_ps(*x[r].add(i));
-                    for n in 0..N {
-                        sums[r][n] = W::multiply(x, here[n], sums[r][n]);
-                    }
-                }
-                if r < N {
-                    row[r] = _mm512_loadu_ps(next.add(r * LANES));
-                }
-            }
-        }
     }
 }
 

@@ -3,18 +3,7 @@
 //! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It takes half the instructions of two parts on a matrix
 //! unit, and of f32 where the processor has AVX-512-BF16, and is too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
 
-#[cfg(target_arch = "x86_64")]
-use quanta_circuit::unit::words;
-#[cfg(target_arch = "x86_64")]
-use rayon::prelude::*;
-
 use super::vector::widest;
-#[cfg(target_arch = "x86_64")]
-use super::{Buffer, Matrix, Workspace};
-
-/// Elements that one parallel task rounds, at least.
-#[cfg(target_arch = "x86_64")]
-const TASK: usize = 1 << 14;
 
 /// Whether the processor multiplies pairs of bf16 numbers in vectors, AVX-512-BF16, and has the instructions around them.
 pub(crate) fn has_pairs() -> bool {
@@ -30,16 +19,6 @@ pub(crate) fn nearest(x: f32) -> u32 {
     const INFINITE: u32 = 0x7f80_0000;
     let bits = x.to_bits();
     if bits & 0x7fff_ffff > INFINITE { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
-}
-
-/// Rows of `x`, each as the words of [`round_pairs`].
-#[cfg(target_arch = "x86_64")]
-pub(super) fn pairs(x: &Matrix<f32>, workspace: &Workspace<f32>) -> Buffer<f32> {
-    let (k, length) = (x.cols(), x.cols().div_ceil(2));
-    let mut pairs = workspace.buffer(x.rows() * length);
-    let rows = words(&mut pairs).par_chunks_mut(length).zip(x.data().par_chunks(k));
-    rows.with_min_len(TASK.div_ceil(k)).for_each(|(pairs, row)| round_pairs(row, pairs));
-    pairs
 }
 
 widest! {

@@ -1,6 +1,6 @@
 //! `quanta bench circuit`: the circuit's kernel beside the frozen linear of the same site and beside the einsum order, interleaved in one run.
 
-use quanta_circuit::{Plan, apply, backward, instruction_set, permuted};
+use quanta_circuit::{Kept, Plan, apply, apply_keeping, backward, backward_kept, instruction_set, permuted};
 
 use super::clock::{median, seconds};
 use crate::ops::{Storage, Weight};
@@ -43,6 +43,12 @@ pub struct CircuitTimes {
     pub circuit_forward: f64,
     /// `y += T x`, then the gradients of the input and of every gate.
     pub circuit_forward_backward: f64,
+    /// `y += T x` that keeps the tensors between the gates.
+    pub kept_forward: f64,
+    /// The same, then the gradients with what was kept.
+    pub kept_forward_backward: f64,
+    /// Bytes that were kept.
+    pub kept_bytes: usize,
     /// `y += T x` in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
     pub einsum_forward: f64,
     /// `y += T x` and the gradients in einsum order.
@@ -73,6 +79,8 @@ fn run<T: Real>(
 ) -> Result<CircuitTimes, RunError> {
     let widths = (bench.d_in as u64).saturating_add(bench.d_out as u64).saturating_add(bench.plan.in_len() as u64);
     let rows = (bench.tokens as u64).saturating_mul(widths).saturating_mul(6);
+    let kept = (bench.tokens as u64).saturating_mul(bench.plan.in_len().max(bench.plan.out_len()) as u64);
+    let rows = rows.saturating_add(kept.saturating_mul(bench.plan.gates().len() as u64));
     let weight = (bench.d_in as u64).saturating_mul(bench.d_out as u64);
     memory::check_bytes(rows.saturating_add(weight).saturating_mul(size_of::<T>() as u64))?;
     check_size(&bench.plan, 0)?;
@@ -90,11 +98,12 @@ fn run<T: Real>(
     );
     let mut dgates = vec![T::ZERO; plan.parameters()];
     let (mut y, mut dx) = (workspace.zeros(tokens, d_out), workspace.zeros(tokens, d_in));
-    let mut times: [Vec<f64>; 6] = Default::default();
+    let mut kept = Kept::new();
+    let mut times: [Vec<f64>; 8] = Default::default();
     workspace.run_awake(|| {
         // the first round warms caches and buffers and is not counted
         for round in 0..=bench.repeats {
-            let mut measured = [0.0; 6];
+            let mut measured = [0.0; 8];
             measured[0] = seconds(|| drop(weight.forward(&x, &workspace)));
             measured[1] = seconds(|| {
                 drop(weight.forward(&x, &workspace));
@@ -106,9 +115,16 @@ fn run<T: Real>(
                 let dx = Some(dx.data_mut());
                 backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, Some(&mut dgates));
             });
-            measured[4] = seconds(|| einsum(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE));
-            // runs its forward itself and keeps what it needs, as automatic differentiation does
+            measured[4] =
+                seconds(|| apply_keeping(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE, &mut kept));
             measured[5] = seconds(|| {
+                apply_keeping(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE, &mut kept);
+                let (dx, dgates) = (Some(dx.data_mut()), Some(&mut dgates[..]));
+                backward_kept(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, dgates, &kept);
+            });
+            measured[6] = seconds(|| einsum(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE));
+            // runs its forward itself and keeps what it needs, as automatic differentiation does
+            measured[7] = seconds(|| {
                 let dx = dx.data_mut();
                 einsum_backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, &mut dgates);
             });
@@ -117,7 +133,7 @@ fn run<T: Real>(
             }
         }
     });
-    let [f, fb, c, cb, e, eb] = times.map(|mut list| median(&mut list));
+    let [f, fb, c, cb, k, kb, e, eb] = times.map(|mut list| median(&mut list));
     Ok(CircuitTimes {
         instruction_set: instruction_set::<T>(),
         threads: workspace.threads(),
@@ -125,6 +141,9 @@ fn run<T: Real>(
         frozen_forward_backward: fb,
         circuit_forward: c,
         circuit_forward_backward: cb,
+        kept_forward: k,
+        kept_forward_backward: kb,
+        kept_bytes: kept.bytes(),
         einsum_forward: e,
         einsum_forward_backward: eb,
     })
