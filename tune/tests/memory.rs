@@ -45,7 +45,7 @@ struct Case {
     trained: usize,
     recompute: bool,
     bf16: bool,
-    rounded: bool,
+    products: Option<Bf16Products>,
 }
 
 impl Case {
@@ -69,8 +69,8 @@ impl Case {
         attach(&mut model, &entries, 1);
         // one thread: with more, more blocks of scores exist at a time
         let mut workspace = Workspace::new(1).unwrap();
-        if self.rounded {
-            workspace = workspace.with_bf16_products(Bf16Products::Rounded(Rounder::Portable));
+        if let Some(products) = self.products {
+            workspace = workspace.with_bf16_products(products);
         }
         let settings = StepSettings { clip: None, recompute: self.recompute, seed: 1 };
         let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
@@ -110,12 +110,15 @@ fn activations_take_what_the_plan_says() {
         trained: 5,
         recompute: false,
         bf16: false,
-        rounded: false,
+        products: None,
     };
+    let rounded = Some(Bf16Products::Rounded(Rounder::Portable));
+    let pairs = Bf16Products::Widened.rounded();
     let cases = [
         plain("QuanTA on q and v", llama(5, 600), quanta()),
         Case { bf16: true, ..plain("bf16", llama(5, 600), quanta()) },
-        Case { bf16: true, rounded: true, ..plain("bf16, rounded rows", llama(5, 600), quanta()) },
+        Case { bf16: true, products: rounded, ..plain("bf16, rounded rows", llama(5, 600), quanta()) },
+        Case { bf16: true, products: pairs, ..plain("bf16, rounded in pairs where they are", llama(5, 600), quanta()) },
         Case { recompute: true, ..plain("recomputation", llama(6, 600), quanta()) },
         Case {
             samples: 8,

@@ -32,32 +32,30 @@ pub(crate) fn apply<T: Real>(
     let Some(last) = schedule.steps.last() else {
         return apply_each(kernels, x, d_in, &mut [CircuitSum { plan, terms: &[(gates, scale)], y, d_out }]);
     };
-    let packed_len: usize = schedule.steps.iter().map(|step| kernels.packed_len(step)).sum();
-    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step)).max().unwrap_or(0);
+    let (packed_len, panel) = (kernels.packed_gates(&schedule), kernels.forward_panel(&schedule));
     with_scratch(packed_len, |packed: &mut [T]| {
         pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
         let last_packed = &packed[packed_len - kernels.packed_len(last)..];
-        let tiles = x.par_chunks(tile * d_in).zip(y.par_chunks_mut(tile * d_out));
-        // the last gate's input is what was kept last, or what was loaded where there is no other
-        let work = |((x, y), kept): ((&[T], &mut [T]), &mut [T])| {
+        let mut kept = kept.chunks_mut((tile * between).max(1));
+        // a single gate keeps nothing
+        let tiles =
+            x.chunks(tile * d_in).zip(y.chunks_mut(tile * d_out)).map(|(x, y)| (x, y, kept.next().unwrap_or_default()));
+        let work = |(x, y, kept): (&[T], &mut [T], &mut [T])| {
             let width = (x.len() / d_in).next_multiple_of(kernels.lanes);
             with_scratch((schedule.in_len + schedule.out_len) * width + panel, |scratch: &mut [T]| {
                 let (input, scratch) = scratch.split_at_mut(schedule.in_len * width);
                 let (output, panel) = scratch.split_at_mut(schedule.out_len * width);
                 load(kernels, x, d_in, schedule.in_len, input, width);
                 fill_between(kernels, &schedule, packed, input, kept, width, panel);
-                let before = match kept.len() {
-                    0 => &*input,
-                    len => &kept[len - last.in_len() * width..],
-                };
+                let before = if between > 0 { &kept[kept.len() - last.in_len() * width..] } else { &*input };
                 kernels.forward_between(last, last_packed, before, output, width, panel);
                 unload(kernels, output, schedule.out_len, width, y, d_out, scale);
             });
         };
-        if between == 0 {
-            tiles.with_max_len(1).for_each(|tile| work((tile, &mut [])));
+        if x.len() <= tile * d_in {
+            tiles.for_each(work);
         } else {
-            tiles.zip(kept.par_chunks_mut(tile * between)).with_max_len(1).for_each(work);
+            tiles.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! The gate kernels: the plain reference, and the tiled kernel of this machine's instruction set.
 //!
 //! The tiled kernel is split by concern: `schedule` turns a plan into strides, `vector` wraps the instruction sets, `gate` computes one gate on one
-//! tile, `tiled` cuts the tokens into tiles and drives the gates, `scratch` lends memory; `unit` and `amx` are matrix units, `parts` and `unit_kernels`
+//! tile, `tiled` cuts the tokens into tiles and drives the gates, `keeping` is its forward pass that keeps what is between them, `scratch` lends memory; `unit` and `amx` are matrix units, `parts` and `unit_kernels`
 //! gates on them. This file holds the table of functions that an instruction set provides, and the shape checks that both kernels share. `unsafe` code
 //! lives in this folder only.
 
@@ -23,7 +23,7 @@ pub(crate) mod vector;
 
 use crate::{Plan, Real};
 use gate::{BackwardGate, ForwardGate};
-use schedule::Step;
+use schedule::{Schedule, Step};
 use transfer::Transfer;
 
 /// Packs the values of a gate, given with the places of its rows and columns.
@@ -57,6 +57,16 @@ impl<T: Real> Kernels<T> {
     /// Length of a step's packed gate.
     pub(crate) fn packed_len(&self, step: &Step) -> usize {
         (self.packed_len)(step.rows(), step.cols())
+    }
+
+    /// Length of all gates of a schedule, packed.
+    pub(crate) fn packed_gates(&self, schedule: &Schedule) -> usize {
+        schedule.steps.iter().map(|step| self.packed_len(step)).sum()
+    }
+
+    /// Numbers of scratch that the forward steps of a schedule need.
+    pub(crate) fn forward_panel(&self, schedule: &Schedule) -> usize {
+        schedule.steps.iter().map(|step| self.forward_scratch(step)).max().unwrap_or(0)
     }
 
     /// Numbers of scratch that a forward step needs.

@@ -185,6 +185,7 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
             for threads in [2, 4, 7] {
                 assert_eq!(one, run(threads), "{}, {tokens} tokens, {threads} threads", kernels.name);
             }
+            assert_eq!(one, kept(kernels, &plan, &case), "{}, {tokens} tokens, kept", kernels.name);
         }
     }
 }
@@ -336,9 +337,9 @@ fn fast_gradients_equal_central_differences() {
 
 #[test]
 fn what_was_kept_may_be_used_again_for_another_circuit() {
-    let (small, large) = (Plan::all_pairs(&[3, 2]).unwrap(), Plan::all_pairs(&[4, 3, 5]).unwrap());
+    let (small, large) = (Plan::all_pairs(&[3, 2, 2]).unwrap(), Plan::all_pairs(&[4, 3, 5]).unwrap());
     let mut kept = crate::Kept::new();
-    for (plan, tokens) in [(&small, 3), (&large, 70), (&small, 90), (&large, 0)] {
+    for (plan, tokens) in [(&large, 70), (&large, 70), (&large, 3), (&small, 200), (&large, 90), (&small, 0)] {
         let (len, case) = (plan.in_len(), case::<f32>(plan, tokens, plan.in_len(), plan.out_len()));
         let [mut y, mut dx, mut dgates] = start(&case);
         crate::apply_keeping(plan, &case.gates, &case.x, len, &mut y, len, -1.5, &mut kept);

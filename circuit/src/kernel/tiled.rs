@@ -27,7 +27,7 @@ struct Ready<'a, T> {
 pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, sums: &mut [CircuitSum<'_, T>]) {
     let schedules: Vec<_> = sums.iter().map(|sum| Schedule::new(sum.plan, d_in, sum.d_out)).collect();
     let Some(tile) = schedules.iter().map(|schedule| schedule.tile::<T>(kernels.lanes)).min() else { return };
-    let packed_len = |schedule: &Schedule| schedule.steps.iter().map(|step| kernels.packed_len(step)).sum::<usize>();
+    let packed_len = |schedule: &Schedule| kernels.packed_gates(schedule);
     let total = sums.iter().zip(&schedules).map(|(sum, schedule)| sum.terms.len() * packed_len(schedule)).sum();
     with_scratch(total, |mut packed: &mut [T]| {
         let (mut ready, mut outputs) = (Vec::with_capacity(sums.len()), Vec::with_capacity(sums.len()));
@@ -72,7 +72,7 @@ fn apply_tile<T: Real>(kernels: &Kernels<T>, ready: &[Ready<'_, T>], x: &[T], d_
     let largest = |len: &dyn Fn(&Schedule) -> usize| ready.iter().map(|sum| len(&sum.schedule)).max().unwrap_or(0);
     let (in_len, out_len) = (largest(&|schedule| schedule.in_len), largest(&|schedule| schedule.out_len));
     let buffer = width * largest(&|schedule| schedule.max_len);
-    let panel = largest(&|schedule| schedule.steps.iter().map(|step| kernels.forward_scratch(step)).max().unwrap_or(0));
+    let panel = largest(&|schedule| kernels.forward_panel(schedule));
     // a single circuit may overwrite its input, and a sum of one term needs no place for the sum
     let shared = if ready.iter().map(|sum| sum.scales.len()).sum::<usize>() > 1 { in_len * width } else { 0 };
     let summed = if ready.iter().any(|sum| sum.scales.len() > 1) { out_len * width } else { 0 };
@@ -208,7 +208,14 @@ pub(crate) fn backward<T: Real>(
     // Chunk bounds depend on the number of tokens alone: this is what makes the sums the same for any number of threads.
     let chunk = tokens.div_ceil(CHUNKS).next_multiple_of(tile);
     let chunks = tokens.div_ceil(chunk);
-    let packed_len: usize = schedule.steps.iter().map(|step| kernels.packed_len(step)).sum();
+    let packed_len = kernels.packed_gates(&schedule);
+    if let Some(kept) = kept {
+        assert_eq!(
+            kept.len(),
+            schedule.between_len() * tokens.next_multiple_of(lanes),
+            "what was kept is of another shape"
+        );
+    }
     let sums_len: usize = schedule.steps.iter().map(|step| step.rows() * sums_width(step, lanes)).sum();
     let sums_total = if dgates.is_some() { chunks * sums_len } else { 0 };
     with_scratch(2 * packed_len + sums_total, |scratch: &mut [T]| {
@@ -284,8 +291,8 @@ fn backward_chunk<T: Real>(
     }
     let mut dx = dx.map(|dx| dx.chunks_mut(tile * d_in));
     let mut kept = kept.map(|kept| kept.chunks(tile * schedule.between_len().max(1)));
-    let panel = schedule.steps.iter().map(|step| kernels.forward_scratch(step).max(kernels.backward_scratch(step)));
-    let panel = panel.max().unwrap_or(0);
+    let panel = schedule.steps.iter().map(|step| kernels.backward_scratch(step)).max().unwrap_or(0);
+    let panel = panel.max(kernels.forward_panel(schedule));
     // The inputs of all gates serve the gate gradients only; dX alone needs none of them.
     let inputs = match (&partial, &kept) {
         (None, _) => 0,

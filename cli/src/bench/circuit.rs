@@ -85,6 +85,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     row("circuit, kept", (times.kept_forward, times.kept_forward_backward))?;
     row("circuit, einsum order", (times.einsum_forward, times.einsum_forward_backward))?;
     writeln!(out, "circuit over frozen, forward+backward: {:.1} %", 100.0 * ratio)?;
-    writeln!(out, "kept between its gates: {}", bytes(times.kept_bytes as u64))?;
+    writeln!(out, "kept between the circuit's gates: {}", bytes(times.kept_bytes as u64))?;
     Ok(())
 }

@@ -145,7 +145,9 @@ fn the_benchmark_prints_what_a_program_reads() {
         "--threads",
         "1",
     ]);
-    for key in ["frozen", "circuit", "einsum"]
+    // three gates of seven tokens; how many numbers a register holds is the machine's
+    assert!(line["kept_bytes"].as_u64().is_some_and(|bytes| bytes >= 7 * 2 * 24 * 4), "{line}");
+    for key in ["frozen", "circuit", "kept", "einsum"]
         .iter()
         .flat_map(|side| [format!("{side}_forward_seconds"), format!("{side}_forward_backward_seconds")])
     {

@@ -2,7 +2,8 @@
 //!
 //! The counts follow the code of `decoder`, `layer`, `residual`, `attention` and `mlp`. Of the last layer everything but keys and values is computed for rows
 //! that the head reads, so memory is fullest in the head, in the last layer, or in the MLP of the layer before. What is left out is smaller than a matrix of a
-//! layer: scores of the blocks of queries that the threads are at, and rows of numbers for single tokens beyond the ones named here.
+//! layer: scores of the blocks of queries that the threads are at, rounded or not, packed panels, and rows of numbers for single tokens beyond the ones named
+//! here.
 
 use super::{ModelConfig, Place, Role, Training};
 use crate::adapter::{Method, Site};

@@ -26,7 +26,7 @@ pub(super) const FORMAT: usize = 1;
 /// By what the best validation is chosen; true: by the loss.
 const BEST_BY: [(&str, bool); 2] = [("metric", false), ("loss", true)];
 
-/// What products with weights held as bf16 are in training; true: of rows rounded to bf16.
+/// What products with weights held as bf16 are in training; true: of rows rounded to bf16, as [`crate::tensor::Rounder`] says.
 const PRODUCTS: [(&str, bool); 2] = [("exact", false), (ROUNDED, true)];
 const ROUNDED: &str = "rounded";
 
@@ -105,7 +105,7 @@ pub struct RunConfig {
     pub init_from: Option<PathBuf>,
     /// Whether the best is the lowest validation loss even where the task has a metric.
     pub best_by_loss: bool,
-    /// Whether products with bf16 weights are of rows rounded to bf16.
+    /// Whether products with bf16 weights are of rows rounded to bf16, and attention's with them.
     pub rounded: bool,
     /// Threads; 0: one for each processor.
     pub threads: usize,

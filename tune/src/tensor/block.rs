@@ -5,10 +5,10 @@
 
 use std::arch::x86_64::*;
 
-use super::pack::{Ahead, LANES, Words, load};
+use super::pack::{Ahead, LANES, Words, ends, load};
 
-/// Registers of columns in a panel at most.
-pub(super) const REGISTERS: usize = 3;
+/// Columns of a panel at most: three registers.
+pub(super) const COLUMNS: usize = 3 * LANES;
 /// Rows that meet a panel together: 24 sums, with the panel's row and a broadcast, fit the 32 registers.
 pub(super) const TOGETHER: usize = 8;
 
@@ -19,7 +19,7 @@ pub(super) struct Block {
     pub x: *const f32,
     /// Words of a row of x.
     pub k: usize,
-    /// Its rows of `N` registers, one for each word of `depth`.
+    /// Its rows of whole registers, one for each word of `depth`, and one more that is read and not used.
     pub panel: *const f32,
     pub depth: usize,
     /// The first result.
@@ -28,21 +28,21 @@ pub(super) struct Block {
     pub m: usize,
     /// Whether results are added to what is there.
     pub add: bool,
-    /// Lanes of the last register that are columns.
-    pub mask: u16,
+    /// Columns of the panel, at most [`COLUMNS`].
+    pub columns: usize,
     /// What the next panel is packed from.
     pub ahead: Ahead,
 }
 
 impl Block {
-    /// Multiplies with a panel of so many registers, at most [`REGISTERS`].
+    /// Multiplies the rows with the panel.
     ///
     /// # Safety
-    /// The machine has AVX-512 F and what `W` asks for; rows, panel (of so many registers) and results are where the fields say.
-    pub unsafe fn multiply<W: Words>(&self, registers: usize) {
+    /// The machine has AVX-512 F and what `W` asks for; rows, panel, with the row behind it, and results are where the fields say.
+    pub unsafe fn multiply<W: Words>(&self) {
         // SAFETY: the caller's promise
         unsafe {
-            match registers {
+            match self.columns.div_ceil(LANES) {
                 3 => self.all_rows::<W, 3>(),
                 2 => self.all_rows::<W, 2>(),
                 _ => self.all_rows::<W, 1>(),
@@ -110,7 +110,7 @@ impl Block {
             for r in 0..R {
                 for n in 0..N {
                     let place = out.add(r * m + n * LANES);
-                    let mask = if n + 1 == N { self.mask } else { u16::MAX };
+                    let mask = ends(self.columns - n * LANES);
                     let before = if self.add { load(place, mask) } else { _mm512_setzero_ps() };
                     _mm512_mask_storeu_ps(place, mask, _mm512_add_ps(before, sums[r][n]));
                 }

@@ -4,6 +4,7 @@
 //! over threads never cuts the summed dimension and its block sizes depend on the shape alone, so results do not depend on the number of threads (tested
 //! below).
 
+#[cfg(target_arch = "x86_64")]
 use std::any::TypeId;
 
 use super::Real;
@@ -62,13 +63,16 @@ impl<'a, T: 'static> MatRef<'a, T> {
     }
 
     /// The same matrix, if it is one of f32.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn into_f32(self) -> Option<MatRef<'a, f32>> {
         let Self { data, rows, cols, row_stride, col_stride } = self;
         Some(MatRef { data: as_f32(data)?, rows, cols, row_stride, col_stride })
     }
 
     /// The elements as they lie, the distance between lines of them that follow each other, and whether these lines are the matrix's columns.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn lines(self) -> (&'a [T], usize, bool) {
+        debug_assert!(self.col_stride == 1 || self.row_stride == 1, "views are made of row-major matrices");
         if self.col_stride == 1 { (self.data, self.row_stride, false) } else { (self.data, self.col_stride, true) }
     }
 
@@ -107,18 +111,22 @@ impl<'a, T: 'static> MatMut<'a, T> {
     }
 
     /// The same matrix, if it is one of f32.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn into_f32(self) -> Option<MatMut<'a, f32>> {
         let Self { data, rows, cols, row_stride, col_stride } = self;
         Some(MatMut { data: as_f32_mut(data)?, rows, cols, row_stride, col_stride })
     }
 
     /// The elements from the first on, and the distance between rows.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn into_lines(self) -> (&'a mut [T], usize) {
+        debug_assert_eq!(self.col_stride, 1, "what is written is row-major");
         (self.data, self.row_stride)
     }
 }
 
 /// The slice as what it is, if that is f32.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn as_f32<T: 'static>(slice: &[T]) -> Option<&[f32]> {
     let same = TypeId::of::<T>() == TypeId::of::<f32>();
     // SAFETY: T is f32
@@ -126,6 +134,7 @@ pub(super) fn as_f32<T: 'static>(slice: &[T]) -> Option<&[f32]> {
 }
 
 /// [`as_f32`] of what may be changed.
+#[cfg(target_arch = "x86_64")]
 fn as_f32_mut<T: 'static>(slice: &mut [T]) -> Option<&mut [f32]> {
     let same = TypeId::of::<T>() == TypeId::of::<f32>();
     // SAFETY: T is f32

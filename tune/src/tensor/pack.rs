@@ -1,4 +1,4 @@
-//! What a packed panel of [`super::panels`] holds, and how it is packed from a frozen matrix, on AVX-512.
+//! What the packed panels of [`super::panels`] and [`super::small`] hold, and how they are packed from the matrix on the right, on AVX-512.
 //!
 //! A panel is rows of 16 lanes, and a lane a word of 32 bits: an f32 number, bf16 widened, or a pair of bf16 numbers that follow each other in the summed
 //! dimension. Registers of words have the type of f32 vectors whatever they hold; moving them changes no bit.
@@ -55,7 +55,7 @@ pub(super) trait Words {
     /// The words of some elements that follow each other, at most a register of them; zeros behind them.
     ///
     /// # Safety
-    /// The machine has AVX-512 F, BW and VL; `count` elements from `from` on are readable.
+    /// The machine has AVX-512 F, BW and VL, and BF16 where elements are rounded as they are read; `count` elements from `from` on are readable.
     unsafe fn along(from: *const Self::Element, count: usize) -> __m512;
 
     /// The words of the columns that `mask` names, of `count` rows (at least one, at most a word's) that are `stride` apart; zeros for the others.
@@ -242,7 +242,7 @@ pub(super) fn ends(count: usize) -> u16 {
 /// Packs `columns` (at most 48) of the rows `part` of the right side as `[words of part][registers][16]`; lanes beyond the columns are zeros.
 ///
 /// # Safety
-/// The machine has the instructions; the ranges lie inside the matrix.
+/// The machine has AVX-512 F, BW and VL, and BF16 where elements are rounded as they are read; the ranges lie inside the matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn pack<W: Words>(
     w: Frozen<'_, W::Element>,
@@ -326,7 +326,7 @@ pub(super) unsafe fn round_left(
     }
 }
 
-/// Reads the lanes that `mask` names, and zeros for the others. Where these are all, a load without a mask is several times as fast on some processors.
+/// Reads the lanes that `mask` names, and zeros for the others. Where these are all, a load without a mask is faster on some processors.
 ///
 /// # Safety
 /// The machine has AVX-512 F; the named lanes are readable.

@@ -110,11 +110,10 @@ mod avx512 {
 
     use rayon::prelude::*;
 
-    use super::super::block::{Block, REGISTERS, TOGETHER};
-    use super::super::pack::{Ahead, LANES, Words, ends, pack};
+    use super::super::block::{Block, COLUMNS, TOGETHER};
+    use super::super::pack::{Ahead, LANES, Words, pack};
     use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Workspace};
 
-    const COLUMNS: usize = REGISTERS * LANES;
     /// Panels of a task at most.
     const PANELS: usize = 4;
 
@@ -171,7 +170,6 @@ mod avx512 {
             for part in (0..k).step_by(depth).map(|from| from..(from + depth).min(k)) {
                 for first in columns.clone().step_by(COLUMNS) {
                     let panel_columns = first..(first + COLUMNS).min(m);
-                    let registers = panel_columns.len().div_ceil(LANES);
                     let packed = of_words(&part);
                     // the next panel is this task's, or the first of the task that most likely follows on this thread
                     let (next_part, next_first) = if panel_columns.end < columns.end {
@@ -195,10 +193,10 @@ mod avx512 {
                             out: out.at(rows.start * m + first),
                             m,
                             add: accumulate || part.start > 0,
-                            mask: ends(panel_columns.len() - (registers - 1) * LANES),
+                            columns: panel_columns.len(),
                             ahead,
                         };
-                        block.multiply::<W>(registers);
+                        block.multiply::<W>();
                     }
                 }
             }

@@ -13,8 +13,8 @@ use super::{Stream, product_kernel, rounded, tiles};
 /// The environment variable that chooses: `auto`, `f32` or `portable`.
 pub const BF16_PRODUCTS: &str = "QUANTA_BF16_PRODUCTS";
 
-/// How products of f32 rows with bf16 weights are computed, and gates of circuits beside them. Products of fewer than 32 rows, and in f64, are always
-/// [`Self::Widened`].
+/// How products of f32 rows with bf16 weights are computed, and gates of circuits beside them. Products with weights of fewer than 32 rows, and everything in
+/// f64, are always [`Self::Widened`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bf16Products {
     /// Weights are widened; products and sums in the compute type.
@@ -33,7 +33,7 @@ pub enum Bf16Products {
 pub enum Rounder {
     /// The tiles of Intel's AMX.
     Amx,
-    /// Vectors of pairs, AVX-512-BF16.
+    /// Vectors of pairs, AVX-512-BF16. Both operands of attention's products are rounded then, too, however few their rows.
     Avx512,
     /// Plain code, slow.
     Portable,

@@ -1,5 +1,5 @@
 //! Products of small matrices that both change, as attention has them, for the calling thread: in the compute type, or, where rows are rounded
-//! ([`super::rounded`]) and the processor has AVX-512-BF16, of both operands rounded to bf16, in half the time.
+//! ([`super::rounded`]) and the processor has AVX-512-BF16, of both operands rounded to bf16, with half the multiplications.
 
 #[cfg(target_arch = "x86_64")]
 use std::any::Any;
@@ -26,10 +26,8 @@ pub(crate) fn small_product<T: Real>(
         && let (Some(a), Some(b)) = (a.into_f32(), b.into_f32())
         && let Some(workspace) = (workspace as &dyn Any).downcast_ref()
     {
-        if let Some(dst) = dst.into_f32() {
-            pairs::product(dst, accumulate, a, b, scale.to_f64() as f32, workspace);
-        }
-        return;
+        let dst = dst.into_f32().expect("T is f32, as a showed");
+        return pairs::product(dst, accumulate, a, b, scale.to_f64() as f32, workspace);
     }
     let _ = workspace;
     matmul_here(dst, accumulate, a, b, scale);
@@ -39,9 +37,9 @@ pub(crate) fn small_product<T: Real>(
 mod pairs {
     //! The left operand is rounded to rows of pairs, the right one to panels of pairs, which meet in the kernel of `block`.
 
-    use super::super::block::{Block, REGISTERS};
+    use super::super::block::{Block, COLUMNS};
     use super::super::gemm::fit;
-    use super::super::pack::{Ahead, LANES, Pairs, Rounded, ends, pack, round_left};
+    use super::super::pack::{Ahead, Pairs, Rounded, pack, round_left};
     use super::super::rounded::has_pairs;
     use super::super::tiles::Frozen;
     use super::{MatMut, MatRef, Workspace, matmul_here};
@@ -67,17 +65,16 @@ mod pairs {
         let words = k.div_ceil(2);
         let mut left = workspace.buffer(m * words);
         let (elements, stride, transposed) = a.lines();
-        // SAFETY: the instructions were found; the operand's elements were placed inside its slice
+        // SAFETY: the instructions were found; the operand's elements were placed inside its slice, and one of its strides is 1
         unsafe { round_left(elements.as_ptr(), stride, [m, k], transposed, scale, &mut left) };
         let (elements, cols, transposed) = b.lines();
         let right = Frozen { elements, cols, transposed };
         let depth = words.min(DEPTH);
         // one row more than it holds, which is read ahead
-        let mut panel = workspace.buffer((depth + 1) * REGISTERS * LANES);
+        let mut panel = workspace.buffer((depth + 1) * COLUMNS);
         let mut columns = 0..0;
         while columns.end < n {
             columns = columns.end..columns.end + width(n - columns.end);
-            let registers = columns.len().div_ceil(LANES);
             for part in (0..words).step_by(depth).map(|from| from..(from + depth).min(words)) {
                 // SAFETY: the instructions were found; both operands and the results were placed inside their slices, which `dst` borrows alone; the
                 // panel holds `depth` rows of three registers and one to spare
@@ -92,10 +89,10 @@ mod pairs {
                         out: out.as_mut_ptr().add(columns.start),
                         m: out_stride,
                         add: accumulate || part.start > 0,
-                        mask: ends(columns.len() - (registers - 1) * LANES),
+                        columns: columns.len(),
                         ahead: Ahead::none(),
                     };
-                    block.multiply::<Pairs>(registers);
+                    block.multiply::<Pairs>();
                 }
             }
         }

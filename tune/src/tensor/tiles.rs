@@ -28,7 +28,7 @@ const ROWS: usize = 512;
 /// Panels of a task.
 const PANELS: usize = 4;
 
-/// A frozen matrix on the right of a product.
+/// A matrix on the right of a product: frozen, but for those of [`super::small`].
 #[derive(Clone, Copy)]
 pub struct Frozen<'a, E = bf16> {
     /// `[rows, cols]`, row-major.

@@ -38,7 +38,7 @@ impl<T: Real> Workspace<T> {
         Self { bf16_products, ..self }
     }
 
-    /// The arithmetic of products with bf16 weights.
+    /// The arithmetic of products with bf16 weights, and of attention's where it says so.
     pub fn bf16_products(&self) -> Bf16Products {
         self.bf16_products
     }

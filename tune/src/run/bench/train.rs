@@ -31,7 +31,7 @@ pub struct TrainBench {
     pub adapter: String,
     /// Whether weights are held as bf16.
     pub bf16: bool,
-    /// Whether rows are rounded to bf16 before they meet them.
+    /// Whether rows are rounded to bf16 before they meet them, and attention's operands with them.
     pub rounded: bool,
     /// Samples of a micro-batch.
     pub batch: usize,
