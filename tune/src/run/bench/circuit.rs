@@ -77,12 +77,7 @@ fn run<T: Real>(
     einsum: Apply<T>,
     einsum_backward: Backward<T>,
 ) -> Result<CircuitTimes, RunError> {
-    let widths = (bench.d_in as u64).saturating_add(bench.d_out as u64).saturating_add(bench.plan.in_len() as u64);
-    let rows = (bench.tokens as u64).saturating_mul(widths).saturating_mul(6);
-    let kept = (bench.tokens as u64).saturating_mul(bench.plan.in_len().max(bench.plan.out_len()) as u64);
-    let rows = rows.saturating_add(kept.saturating_mul(bench.plan.gates().len() as u64));
-    let weight = (bench.d_in as u64).saturating_mul(bench.d_out as u64);
-    memory::check_bytes(rows.saturating_add(weight).saturating_mul(size_of::<T>() as u64))?;
+    memory::check_bytes(numbers_held(bench).saturating_mul(size_of::<T>() as u64))?;
     check_size(&bench.plan, 0)?;
     let workspace = workspace::<T>(bench.threads)?;
     let CircuitBench { plan, d_in, d_out, tokens, .. } = bench;
@@ -147,6 +142,15 @@ fn run<T: Real>(
         einsum_forward: e,
         einsum_forward_backward: eb,
     })
+}
+
+/// Numbers of rows, weights and kept tensors, at most.
+fn numbers_held(bench: &CircuitBench) -> u64 {
+    let [tokens, d_in, d_out] = [bench.tokens, bench.d_in, bench.d_out].map(|size| size as u64);
+    let (inside, gates) = (bench.plan.in_len().max(bench.plan.out_len()) as u64, bench.plan.gates().len() as u64);
+    let rows = d_in.saturating_add(d_out).saturating_add(inside).saturating_mul(6);
+    let kept = inside.saturating_mul(gates);
+    tokens.saturating_mul(rows.saturating_add(kept)).saturating_add(d_in.saturating_mul(d_out))
 }
 
 fn matrix<T: Real>(workspace: &Workspace<T>, rows: usize, values: &[T]) -> Matrix<T> {
