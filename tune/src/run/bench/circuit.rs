@@ -80,8 +80,7 @@ fn run<T: Real>(
     memory::check_bytes(numbers_held(bench).saturating_mul(size_of::<T>() as u64))?;
     check_size(&bench.plan, 0)?;
     let workspace = workspace::<T>(bench.threads)?;
-    let CircuitBench { plan, d_in, d_out, tokens, .. } = bench;
-    let (d_in, d_out, tokens) = (*d_in, *d_out, *tokens);
+    let &CircuitBench { ref plan, d_in, d_out, tokens, .. } = bench;
     let mut stream = Stream::new(0, "bench", "circuit");
     let mut numbers =
         |count: usize, scale: f64| -> Vec<T> { (0..count).map(|_| T::from_f64(scale * stream.normal())).collect() };
