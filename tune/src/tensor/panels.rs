@@ -7,7 +7,7 @@
 //! [`super::matmul`].
 //!
 //! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_product`]: rows and panels then hold pairs of
-//! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s.
+//! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s; rows meet it in `block`.
 
 use half::bf16;
 #[cfg(target_arch = "x86_64")]
