@@ -17,11 +17,15 @@ use crate::weights::{Dtype, TensorFiles, TensorSpec, TensorWriter, read_npy};
 /// # Errors
 /// [`RunError::TooLarge`].
 pub fn check_size(plan: &Plan, matrices: u64) -> Result<(), RunError> {
-    let length = |dims: &Vec<usize>| dims.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64));
-    let widest = plan.stages().iter().map(length).max().unwrap_or(0);
+    let widest = stage_lengths(plan).max().unwrap_or(0);
     let operator = widest.saturating_mul(plan.in_len() as u64).saturating_mul(matrices);
     let gates = (plan.parameters() as u64).saturating_mul(4);
     memory::check_bytes(gates.saturating_add(operator).saturating_add(widest.saturating_mul(8)).saturating_mul(8))
+}
+
+/// Features before gate 0, before gate 1, ..., after the last gate.
+pub(super) fn stage_lengths(plan: &Plan) -> impl Iterator<Item = u64> {
+    plan.stages().into_iter().map(|dims| dims.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64)))
 }
 
 /// A matrix read from a file.

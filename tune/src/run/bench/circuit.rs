@@ -4,7 +4,7 @@ use quanta_circuit::{Kept, Plan, apply, apply_keeping, backward, backward_kept, 
 
 use super::clock::{median, seconds};
 use crate::ops::{Storage, Weight};
-use crate::run::circuit::check_size;
+use crate::run::circuit::{check_size, stage_lengths};
 use crate::run::source::workspace;
 use crate::run::{RunError, memory};
 use crate::tensor::{Matrix, Real, Stream, Workspace};
@@ -146,9 +146,8 @@ fn run<T: Real>(
 /// Numbers of rows, weights and kept tensors, at most.
 fn numbers_held(bench: &CircuitBench) -> u64 {
     let [tokens, d_in, d_out] = [bench.tokens, bench.d_in, bench.d_out].map(|size| size as u64);
-    let (inside, gates) = (bench.plan.in_len().max(bench.plan.out_len()) as u64, bench.plan.gates().len() as u64);
-    let rows = d_in.saturating_add(d_out).saturating_add(inside).saturating_mul(6);
-    let kept = inside.saturating_mul(gates);
+    let rows = d_in.saturating_add(d_out).saturating_add(bench.plan.in_len() as u64).saturating_mul(6);
+    let kept = stage_lengths(&bench.plan).fold(0, u64::saturating_add);
     tokens.saturating_mul(rows.saturating_add(kept)).saturating_add(d_in.saturating_mul(d_out))
 }
 
@@ -156,4 +155,17 @@ fn matrix<T: Real>(workspace: &Workspace<T>, rows: usize, values: &[T]) -> Matri
     let mut matrix = workspace.matrix(rows, values.len() / rows);
     matrix.copy_from(values);
     matrix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_that_grow_between_gates_are_counted() {
+        let gates = [(vec![-1, -2], Some(vec![64, 64])), (vec![-1, -2], Some(vec![2, 2]))];
+        let plan = Plan::new(&[2, 2], &gates).unwrap();
+        let bench = CircuitBench { plan, d_in: 4, d_out: 4, tokens: 10, wide: false, repeats: 1, threads: 1 };
+        assert!(numbers_held(&bench) >= 10 * 64 * 64, "{}", numbers_held(&bench));
+    }
 }
