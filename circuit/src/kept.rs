@@ -38,13 +38,11 @@ pub fn apply_keeping<T: Real>(
     kept: &mut Kept<T>,
 ) {
     check_shapes(plan, gates, x, d_in, y, d_out);
-    let (kernels, tokens) = (T::kernels(), x.len() / d_in);
-    kept.values.resize(keeping::kept_len(kernels, plan, d_in, d_out, tokens), T::ZERO);
-    let made_for = (plan, [tokens, d_in, d_out]);
+    let made_for = (plan, [x.len() / d_in, d_in, d_out]);
     if kept.made_for.as_ref().is_none_or(|(plan, shape)| (plan, *shape) != made_for) {
         kept.made_for = Some((plan.clone(), made_for.1));
     }
-    keeping::apply(kernels, plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
+    keeping::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
 }
 
 /// [`crate::backward`], to the bit, with what [`apply_keeping`] kept of the same gates and `x`.

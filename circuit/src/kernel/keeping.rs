@@ -10,12 +10,7 @@ use super::scratch::with_scratch;
 use super::tiled::{apply_each, fill_between, load, pack, unload};
 use crate::{CircuitSum, Plan, Real};
 
-/// Numbers that [`apply`] keeps of so many tokens.
-pub(crate) fn kept_len<T: Real>(kernels: &Kernels<T>, plan: &Plan, d_in: usize, d_out: usize, tokens: usize) -> usize {
-    Schedule::new(plan, d_in, d_out).between_len() * tokens.next_multiple_of(kernels.lanes)
-}
-
-/// [`crate::apply_keeping`] on the given kernels; the shapes have been checked, and `kept` holds [`kept_len`] numbers.
+/// [`crate::apply_keeping`] on the given kernels; the shapes have been checked. `kept` becomes as long as it must be.
 pub(crate) fn apply<T: Real>(
     kernels: &Kernels<T>,
     plan: &Plan,
@@ -25,10 +20,11 @@ pub(crate) fn apply<T: Real>(
     y: &mut [T],
     d_out: usize,
     scale: T,
-    kept: &mut [T],
+    kept: &mut Vec<T>,
 ) {
     let schedule = Schedule::new(plan, d_in, d_out);
     let (tile, between) = (schedule.tile::<T>(kernels.lanes), schedule.between_len());
+    kept.resize(between * (x.len() / d_in).next_multiple_of(kernels.lanes), T::ZERO);
     let Some(last) = schedule.steps.last() else {
         return apply_each(kernels, x, d_in, &mut [CircuitSum { plan, terms: &[(gates, scale)], y, d_out }]);
     };

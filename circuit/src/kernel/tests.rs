@@ -86,7 +86,7 @@ fn kept<T: Real>(kernels: &Kernels<T>, plan: &Plan, case: &Case<T>) -> Results<T
     let &Case { ref gates, ref x, ref dy, d_in, d_out } = case;
     let [mut y, mut dx, mut dgates] = start(case);
     let scale = T::from_f64(-1.5);
-    let mut kept = vec![T::ZERO; keeping::kept_len(kernels, plan, d_in, d_out, x.len() / d_in)];
+    let mut kept = Vec::new();
     keeping::apply(kernels, plan, gates, x, d_in, &mut y, d_out, scale, &mut kept);
     let (to_x, to_gates) = (Some(&mut dx[..]), Some(&mut dgates[..]));
     tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, to_x, to_gates, Some(&kept));
