@@ -10,14 +10,14 @@ use crate::{Plan, Real};
 /// Adds the circuit's output to `y`: `y += scale * T(x)` (paper, Eq. 5).
 ///
 /// * `gates`: `plan.parameters()` values, gate after gate in order of application, each a row-major matrix.
-/// * `x`: `[tokens, d_in]`, row-major; zero-padded or truncated to `plan.in_len()`.
+/// * `x`: `[tokens, d_in]`, row-major; each token zero-padded or truncated at its end to `plan.in_len()` values.
 /// * `y`: `[tokens, d_out]`, row-major; the circuit's output is truncated to `d_out`, values beyond `plan.out_len()` are left alone.
 ///
 /// Computes and accumulates in `T`. Gate rows and columns that meet only padding or truncated values are left out of the work. Runs on the current
 /// rayon pool; the result does not depend on the number of threads.
 ///
 /// # Panics
-/// Where a slice does not have the length that the plan, `d_in` and `d_out` ask for.
+/// Where a slice does not have the length that the plan, `d_in` and `d_out` ask for, or one of these is 0.
 ///
 /// ```
 /// use quanta_circuit::{Plan, apply};
@@ -27,16 +27,19 @@ use crate::{Plan, Real};
 /// assert_eq!(y, [20.0, 10.0, 40.0, 30.0]);
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
+#[track_caller]
 pub fn apply<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &mut [T], d_out: usize, scale: T) {
     apply_on(None, plan, gates, x, d_in, y, d_out, scale);
 }
 
 /// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, 2^-17 off at most, and the product of
-/// the two lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, and for
-/// none, it is [`apply`].
+/// the two lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, for
+/// `None`, and on [`Unit::Pairs`], it is [`apply`].
 ///
 /// # Panics
-/// As [`apply`], and in f32 where the machine does not have the unit.
+/// As [`apply`], and in f32 where the machine does not have the unit, which [`unit::usable`](crate::unit::usable) (AMX) and
+/// [`unit::has_pairs`](crate::unit::has_pairs) tell.
+#[track_caller]
 pub fn apply_on<T: Real>(
     unit: Option<Unit>,
     plan: &Plan,
@@ -83,12 +86,13 @@ pub struct CircuitSum<'a, T> {
 /// assert_eq!((y, z), ([0.0, -3.0, -2.0, -5.0], [2.0, 3.0, 4.0, 5.0]));
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
+#[track_caller]
 pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut [CircuitSum<'_, T>]) {
     for sum in sums.iter() {
         check_rows(x, d_in, sum.y, sum.d_out);
         sum.terms.iter().for_each(|(gates, _)| check_gates(sum.plan, gates));
     }
-    tiled::apply_each(unit.map_or_else(T::kernels, T::kernels_on), x, d_in, sums);
+    tiled::apply_each(unit.map_or_else(T::kernels, T::applied_on), x, d_in, sums);
 }
 
 /// Adds the gradients of [`apply`] to `dx` and `dgates`: `dx += scale * T^t dy`, `dgates += scale * d<dy, T(x)>/dgates`.
@@ -101,7 +105,8 @@ pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut 
 /// is the same for any number of threads.
 ///
 /// # Panics
-/// Where a slice does not have the length that the plan, `d_in` and `d_out` ask for.
+/// Where a slice does not have the length that the plan, `d_in` and `d_out` ask for, or one of these is 0.
+#[track_caller]
 pub fn backward<T: Real>(
     plan: &Plan,
     gates: &[T],
@@ -116,10 +121,12 @@ pub fn backward<T: Real>(
     backward_on(None, plan, gates, x, d_in, dy, d_out, scale, dx, dgates);
 }
 
-/// [`backward`] in the arithmetic of [`apply_on`], gate gradients included.
+/// [`backward`] in the arithmetic of [`apply_on`], gate gradients included. On [`Unit::Pairs`], in f32, both operands of every product (gates, features, their
+/// gradients) are rounded to one bf16 number each, 2^-9 off at most; sums in f32. That takes half the multiplications.
 ///
 /// # Panics
 /// As [`backward`], and in f32 where the machine does not have the unit.
+#[track_caller]
 pub fn backward_on<T: Real>(
     unit: Option<Unit>,
     plan: &Plan,
@@ -133,11 +140,12 @@ pub fn backward_on<T: Real>(
     dgates: Option<&mut [T]>,
 ) {
     check_gradients(plan, gates, x, d_in, dy, d_out, dx.as_deref(), dgates.as_deref());
-    let kernels = unit.map_or_else(T::kernels, T::kernels_on);
+    let kernels = unit.map_or_else(T::kernels, T::gradients_on);
     tiled::backward(kernels, plan, gates, x, d_in, dy, d_out, scale, dx, dgates, None);
 }
 
 /// Asserts that all slices of a backward pass have the lengths that the plan, `d_in` and `d_out` ask for.
+#[track_caller]
 pub(crate) fn check_gradients<T: Real>(
     plan: &Plan,
     gates: &[T],

@@ -66,13 +66,16 @@ pub trait Real:
     /// The gate kernels of the best instruction set of this machine. The type cannot be named outside the crate, so no other type implements `Real`.
     #[doc(hidden)]
     fn kernels() -> &'static Kernels<Self>;
-    /// The gate kernels on a matrix unit; those of [`Self::kernels`] for a type that no unit takes.
+    /// The gate kernels that apply circuits on a unit; those of [`Self::kernels`] for a type that no unit takes.
     #[doc(hidden)]
-    fn kernels_on(unit: Unit) -> &'static Kernels<Self>;
+    fn applied_on(unit: Unit) -> &'static Kernels<Self>;
+    /// The same for gradients.
+    #[doc(hidden)]
+    fn gradients_on(unit: Unit) -> &'static Kernels<Self>;
 }
 
 macro_rules! real {
-    ($type:ident, $exp:expr, $kernels:expr, $kernels_on:expr) => {
+    ($type:ident, $exp:expr, $kernels:expr, $applied_on:expr, $gradients_on:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -115,12 +118,15 @@ macro_rules! real {
             fn kernels() -> &'static Kernels<Self> {
                 $kernels()
             }
-            fn kernels_on(unit: Unit) -> &'static Kernels<Self> {
-                $kernels_on(unit)
+            fn applied_on(unit: Unit) -> &'static Kernels<Self> {
+                $applied_on(unit)
+            }
+            fn gradients_on(unit: Unit) -> &'static Kernels<Self> {
+                $gradients_on(unit)
             }
         }
     };
 }
 
-real!(f32, exponential::exp, vector::best_f32, unit_kernels::on_unit);
-real!(f64, f64::exp, vector::best_f64, |_| vector::best_f64());
+real!(f32, exponential::exp, vector::best_f32, unit_kernels::applied_on, unit_kernels::gradients_on);
+real!(f64, f64::exp, vector::best_f64, |_| vector::best_f64(), |_| vector::best_f64());

@@ -8,7 +8,8 @@
 //!
 //! The functions are generic over the vector type and are compiled once for each instruction set by `vector`; which tiles exist is `tiled`'s concern.
 
-use super::schedule::{Step, row_block};
+use super::packing::row_block;
+use super::schedule::Step;
 use super::vector::Vector;
 
 /// Arguments of [`forward`]. The pointers are valid for the lengths given; only `src` and `dst` may be the same, and only where the step fits in place.
@@ -92,7 +93,7 @@ unsafe fn block<V: Vector, const R: usize, const N: usize, const ADD: bool>(
             for r in 0..R {
                 let g = V::splat(*a.add(r * a_row));
                 for n in 0..N {
-                    acc[r][n] = V::fused(g, x[n], acc[r][n]);
+                    acc[r][n] = V::multiply(g, x[n], acc[r][n]);
                 }
             }
             a = a.add(a_depth);
@@ -178,10 +179,28 @@ unsafe fn all_columns<V: Vector, const ADD: bool>(
     }
 }
 
-/// Copies `N` registers of each listed row of a tile to contiguous memory.
+/// Reads `N` registers of listed row `k` of a tile, zeros where there is no such row.
 ///
 /// # Safety
-/// `src` is readable at every `offsets[k] * width` plus the panel, `panel` writable for all rows.
+/// `src` is readable at every `offsets[k] * width` plus the registers.
+#[inline(always)]
+unsafe fn row<V: Vector, const N: usize>(src: *const V::Element, offsets: &[usize], k: usize, width: usize) -> [V; N] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = [V::zero(); N];
+        if k < offsets.len() {
+            for n in 0..N {
+                row[n] = V::load(src.add(offsets[k] * width + n * V::LANES));
+            }
+        }
+        row
+    }
+}
+
+/// Copies `N` registers of each listed row of a tile to contiguous memory: an operand whose summed dimension is the rows.
+///
+/// # Safety
+/// As [`row`] for all rows, `panel` writable for all of them.
 #[inline(always)]
 unsafe fn gather<V: Vector, const N: usize>(
     src: *const V::Element,
@@ -189,13 +208,42 @@ unsafe fn gather<V: Vector, const N: usize>(
     width: usize,
     panel: *mut V::Element,
 ) {
-    for k in 0..offsets.len() {
-        for n in 0..N {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let value = V::load(src.add(offsets[k] * width + n * V::LANES));
-                V::store(value, panel.add((k * N + n) * V::LANES));
+    for lane in 0..offsets.len().div_ceil(V::ELEMENTS) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let first = row::<V, N>(src, offsets, lane * V::ELEMENTS, width);
+            let second = if V::ELEMENTS > 1 { row(src, offsets, lane * V::ELEMENTS + 1, width) } else { first };
+            for n in 0..N {
+                V::store(V::across([first[n], second[n]]), panel.add((lane * N + n) * V::LANES));
             }
+        }
+    }
+}
+
+/// Registers of an operand whose summed dimension is `N` registers of columns.
+const fn deep<V: Vector>(registers: usize) -> usize {
+    registers.div_ceil(V::ELEMENTS)
+}
+
+/// Copies `N` registers of listed row `k` of a tile, or zeros where there is no such row: a row of an operand whose summed dimension is the columns.
+///
+/// # Safety
+/// As [`row`], `to` writable for [`deep`] registers.
+#[inline(always)]
+unsafe fn gather_along<V: Vector, const N: usize>(
+    src: *const V::Element,
+    offsets: &[usize],
+    k: usize,
+    width: usize,
+    to: *mut V::Element,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let row = row::<V, N>(src, offsets, k, width);
+        for register in 0..deep::<V>(N) {
+            let first = register * V::ELEMENTS;
+            let second = if first + 1 < N { row[first + 1] } else { V::zero() };
+            V::store(V::along([row[first], second]), to.add(register * V::LANES));
         }
     }
 }
@@ -240,18 +288,18 @@ unsafe fn forward_panel<V: Vector, const N: usize>(
     dst: *mut V::Element,
 ) {
     let (step, width, panel) = (gate.step, gate.width, gate.panel);
-    let (rows, cols) = (step.out_offsets.len(), step.in_offsets.len());
+    let (rows, depth) = (step.out_offsets.len(), step.in_offsets.len().div_ceil(V::ELEMENTS));
     // SAFETY: the caller's promise; the panel's columns are all read before any row is written.
     unsafe {
         gather::<V, N>(src, &step.in_offsets, width, panel);
         let out = step.out_offsets.as_ptr();
-        all_rows::<V, N, false>(rows, cols, gate.packed, cols, true, panel, N * V::LANES, dst, out, width);
+        all_rows::<V, N, false>(rows, depth, gate.packed, depth, true, panel, N * V::LANES, dst, out, width);
     }
 }
 
 /// `dX = G^t dY` and `S += dY X^t` on a tile.
 ///
-/// Panels are up to four registers wide: every panel reads and writes all of `S`, so that a wide panel pays this less often.
+/// Panels are up to four registers of operands wide: every panel reads and writes all of `S`, so that a wide panel pays this less often.
 ///
 /// # Safety
 /// The arguments keep the promises of [`BackwardGate`], and the machine has `V`'s instructions.
@@ -265,10 +313,12 @@ pub(crate) unsafe fn backward<V: Vector>(gate: &BackwardGate<'_, V::Element>) {
             let (x, dy) = (x * gate.width, dy * gate.width);
             let mut column = 0;
             while column < run {
-                let registers = ((run - column) / V::LANES).min(4);
+                let left = (run - column) / V::LANES;
+                let registers = if V::ELEMENTS > 1 && left >= 8 { 8 } else { left.min(4) };
                 // SAFETY: as in `forward`.
                 unsafe {
                     match registers {
+                        8 => backward_panel::<V, 8>(gate, x + column, dy + column),
                         4 => backward_panel::<V, 4>(gate, x + column, dy + column),
                         3 => backward_panel::<V, 3>(gate, x + column, dy + column),
                         2 => backward_panel::<V, 2>(gate, x + column, dy + column),
@@ -288,28 +338,46 @@ pub(crate) unsafe fn backward<V: Vector>(gate: &BackwardGate<'_, V::Element>) {
 #[inline(always)]
 unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::Element>, x: usize, dy: usize) {
     let (step, width) = (gate.step, gate.width);
-    let (rows, cols, span) = (step.out_offsets.len(), step.in_offsets.len(), N * V::LANES);
+    let (rows, cols, span) = (step.out_offsets.len(), step.in_offsets.len(), deep::<V>(N) * V::LANES);
     // SAFETY: the scratch holds `rows` and the padded `cols` rows of a panel; dY is read completely before dX, which may be the same memory, is written.
     unsafe {
-        let dy_panel = gate.panel;
-        gather::<V, N>(gate.dy.add(dy), &step.out_offsets, width, dy_panel);
+        let (dy, dy_panel) = (gate.dy.add(dy), gate.panel);
         if !gate.sums.is_null() {
             let padded = cols.next_multiple_of(V::LANES);
             let x_transposed = dy_panel.add(rows * span);
+            for row in 0..rows {
+                gather_along::<V, N>(dy, &step.out_offsets, row, width, dy_panel.add(row * span));
+            }
             gather_transposed::<V, N>(gate.x.add(x), &step.in_offsets, width, x_transposed, padded);
             sum_products::<V>(rows, padded, span, dy_panel, x_transposed, gate.sums, &step.sum_rows);
         }
         if !gate.dx.is_null() {
-            let (dx, places) = (gate.dx.add(x), step.in_offsets.as_ptr());
-            all_columns::<V, false>(N, cols, rows, gate.packed, rows, true, dy_panel, span, dx, places, width);
+            // where a lane has one number, both operands that dY makes are the same
+            if V::ELEMENTS > 1 || gate.sums.is_null() {
+                gather::<V, N>(dy, &step.out_offsets, width, dy_panel);
+            }
+            let (depth, dx, places) = (rows.div_ceil(V::ELEMENTS), gate.dx.add(x), step.in_offsets.as_ptr());
+            all_columns::<V, false>(
+                N,
+                cols,
+                depth,
+                gate.packed,
+                depth,
+                true,
+                dy_panel,
+                N * V::LANES,
+                dx,
+                places,
+                width,
+            );
         }
     }
 }
 
-/// Copies `N` registers of each listed row of a tile, transposed to `[columns, padded]`; rows that only pad are zero.
+/// Copies `N` registers of each listed row of a tile, transposed to `[columns, padded]`, or as many lanes of columns; rows that only pad are zero.
 ///
 /// # Safety
-/// `src` is readable at every `offsets[k] * width` plus the panel; `to` is writable for `N * LANES` rows of `padded`, a multiple of the lanes.
+/// As [`row`] for all rows; `to` is writable for [`deep`] registers' rows of `padded`, a multiple of the lanes.
 #[inline(always)]
 unsafe fn gather_transposed<V: Vector, const N: usize>(
     src: *const V::Element,
@@ -320,6 +388,19 @@ unsafe fn gather_transposed<V: Vector, const N: usize>(
 ) {
     let zeros = [V::Element::default(); 16];
     for first in (0..padded).step_by(V::LANES) {
+        if V::ELEMENTS > 1 {
+            let mut block = [[V::Element::default(); 16]; 64];
+            for i in 0..V::LANES {
+                // SAFETY: the caller's promise; a row of the block is one register, and four of them are as many as N makes.
+                unsafe { gather_along::<V, N>(src, offsets, first + i, width, block[4 * i].as_mut_ptr()) };
+            }
+            for register in 0..deep::<V>(N) {
+                let rows: [_; 16] = std::array::from_fn(|i| block[4 * i + register].as_ptr());
+                // SAFETY: the caller's promise.
+                unsafe { V::transpose_to(&rows, to.add(register * V::LANES * padded + first), padded) };
+            }
+            continue;
+        }
         for n in 0..N {
             let mut rows = [zeros.as_ptr(); 16];
             for i in 0..V::LANES.min(offsets.len() - first) {

@@ -8,6 +8,7 @@
 mod amx;
 pub(crate) mod gate;
 pub(crate) mod keeping;
+pub(crate) mod packing;
 pub(crate) mod parts;
 pub mod permuted;
 pub mod reference;
@@ -163,17 +164,20 @@ pub(crate) enum Target<'a, T> {
 }
 
 /// Asserts that `x` is `[tokens, d_in]`, `y` is `[tokens, d_out]` with the same number of tokens, and `gates` fits the plan.
+#[track_caller]
 pub(crate) fn check_shapes<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &[T], d_out: usize) {
     check_gates(plan, gates);
     check_rows(x, d_in, y, d_out);
 }
 
 /// Asserts that `gates` fits the plan.
+#[track_caller]
 pub(crate) fn check_gates<T: Real>(plan: &Plan, gates: &[T]) {
     assert_eq!(gates.len(), plan.parameters(), "the plan needs {} gate values", plan.parameters());
 }
 
 /// Asserts that `x` is `[tokens, d_in]` and `y` is `[tokens, d_out]` with the same number of tokens.
+#[track_caller]
 pub(crate) fn check_rows<T: Real>(x: &[T], d_in: usize, y: &[T], d_out: usize) {
     assert!(d_in > 0 && d_out > 0, "d_in and d_out must be at least 1, got {d_in} and {d_out}");
     assert!(x.len().is_multiple_of(d_in), "x has {} values, not a multiple of d_in = {d_in}", x.len());

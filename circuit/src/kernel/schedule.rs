@@ -5,7 +5,7 @@
 //! that nobody reads because the output is truncated, are sliced off the gates' columns and rows, which is exact and saves their work. The
 //! arithmetic itself is left to `gate`.
 
-use crate::{Plan, Real};
+use crate::Plan;
 
 /// One gate as strided loops over a tensor `[outer, size_p, middle, size_q, inner]`, p < q the positions of its axes (a single axis has size_p =
 /// middle = 1).
@@ -128,45 +128,6 @@ impl Step {
     }
 }
 
-/// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]` in blocks of `block` rows (then 4, 2, 1), each column by column: what the
-/// innermost loop reads, in its order.
-pub(crate) fn pack<T: Real>(gates: &[T], mut rows: &[usize], cols: &[usize], block: usize, mut packed: &mut [T]) {
-    while !rows.is_empty() {
-        let height = row_block(rows.len(), block);
-        let (first, others) = rows.split_at(height);
-        let (here, rest) = packed.split_at_mut(height * cols.len());
-        match height {
-            8 => pack_block::<T, 8>(gates, first, cols, here),
-            4 => pack_block::<T, 4>(gates, first, cols, here),
-            2 => pack_block::<T, 2>(gates, first, cols, here),
-            _ => pack_block::<T, 1>(gates, first, cols, here),
-        }
-        (rows, packed) = (others, rest);
-    }
-}
-
-/// [`pack`] for a block of `R` rows.
-fn pack_block<T: Real, const R: usize>(gates: &[T], rows: &[usize], cols: &[usize], packed: &mut [T]) {
-    let rows: [&[T]; R] = std::array::from_fn(|r| &gates[rows[r]..]);
-    for (column, &col) in packed.as_chunks_mut::<R>().0.iter_mut().zip(cols) {
-        *column = std::array::from_fn(|r| rows[r][col]);
-    }
-}
-
-/// Height of the next block of rows when `left` rows are left: `block` while they last, then powers of two.
-#[inline(always)]
-pub(crate) fn row_block(left: usize, block: usize) -> usize {
-    if left >= block {
-        block
-    } else if left >= 4 {
-        4
-    } else if left >= 2 {
-        2
-    } else {
-        1
-    }
-}
-
 /// A plan made ready for given `d_in` and `d_out`.
 pub(crate) struct Schedule {
     /// The gates in order of application.
@@ -268,23 +229,5 @@ mod tests {
         assert_eq!(live_box(&[4, 3, 2], 1, &[true; 3]), [1, 1, 1]);
         assert_eq!(live_box(&[4, 3, 2], 3, &[false, true, true]), [4, 3, 2]);
         assert_eq!(live_box(&[4, 3, 2], 90, &[true; 3]), [4, 3, 2]);
-    }
-
-    #[test]
-    fn packing_visits_every_value_once() {
-        let plan = Plan::all_pairs(&[3, 5, 2]).unwrap();
-        let gates: Vec<f64> = (0..plan.parameters()).map(|i| i as f64).collect();
-        for step in Schedule::new(&plan, 30, 30).steps {
-            for block in [8, 4] {
-                let ([rows, cols], len) = (step.places(), step.rows() * step.cols());
-                let (mut packed, mut transposed) = (vec![-1.0; len], vec![-1.0; len]);
-                pack(&gates, &rows, &cols, block, &mut packed);
-                pack(&gates, &cols, &rows, block, &mut transposed);
-                packed.sort_by(f64::total_cmp);
-                transposed.sort_by(f64::total_cmp);
-                let expected = &gates[step.offset..step.offset + len];
-                assert_eq!((&packed[..], &transposed[..]), (expected, expected));
-            }
-        }
     }
 }

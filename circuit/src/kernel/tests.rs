@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::unit::{self, Unit};
-use super::unit_kernels::on_unit;
+use super::unit_kernels::gradients_on;
 use super::{Kernels, keeping, reference, tiled, vector};
 use crate::{CircuitSum, Plan, Real};
 
@@ -113,11 +113,15 @@ fn magnitudes<T: Real>(plan: &Plan, case: &Case<T>) -> Results<T> {
 }
 
 fn compare<T: Real>(all: &[&Kernels<T>], parts: f64, plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
-    let case = case(plan, tokens, d_in, d_out);
-    let (expected, bounds) = (judged(plan, &case), magnitudes(plan, &case));
+    compare_case(all, parts, plan, tokens, &case(plan, tokens, d_in, d_out));
+}
+
+fn compare_case<T: Real>(all: &[&Kernels<T>], parts: f64, plan: &Plan, tokens: usize, case: &Case<T>) {
+    let (expected, bounds) = (judged(plan, case), magnitudes(plan, case));
+    let &Case { d_in, d_out, .. } = case;
     for kernels in all {
-        let results = computed(kernels, plan, &case);
-        assert_eq!(results, kept(kernels, plan, &case), "{} {} {plan}, {tokens} tokens", kernels.name, T::NAME);
+        let results = computed(kernels, plan, case);
+        assert_eq!(results, kept(kernels, plan, case), "{} {} {plan}, {tokens} tokens", kernels.name, T::NAME);
         for (i, name) in ["y", "dx", "dgates"].iter().enumerate() {
             for (at, ((got, expected), bound)) in results[i].iter().zip(&expected[i]).zip(&bounds[i]).enumerate() {
                 let error = (got.to_f64() - expected.to_f64()).abs();
@@ -131,8 +135,13 @@ fn compare<T: Real>(all: &[&Kernels<T>], parts: f64, plan: &Plan, tokens: usize,
 
 /// The kernels on a matrix unit that this machine can run.
 fn on_units() -> Vec<&'static Kernels<f32>> {
-    let amx = unit::usable().ok().map(|()| on_unit(Unit::Amx));
-    amx.into_iter().chain([on_unit(Unit::Portable)]).collect()
+    let amx = unit::usable().ok().map(|()| gradients_on(Unit::Amx));
+    amx.into_iter().chain([gradients_on(Unit::Portable)]).collect()
+}
+
+/// The kernels of pairs, where this machine has them.
+fn pairs() -> Option<&'static Kernels<f32>> {
+    unit::has_pairs().then(|| gradients_on(Unit::Pairs))
 }
 
 fn every_kernel(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
@@ -140,6 +149,8 @@ fn every_kernel(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
     compare::<f32>(vector::all_f32(), 0.0, plan, tokens, d_in, d_out);
     // either factor is off by 2^-17 at most, and the product of two rests, 2^-16, is left out
     compare::<f32>(&on_units(), 0.5f64.powi(15), plan, tokens, d_in, d_out);
+    // either factor is off by 2^-9 at most, and what comes out of one gate meets the next
+    compare::<f32>(pairs().as_slice(), 1.05 * 0.5f64.powi(8), plan, tokens, d_in, d_out);
 }
 
 proptest! {
@@ -174,7 +185,7 @@ fn all_pairs_of_wide_axes_equal_the_reference() {
 #[test]
 fn results_are_the_same_bits_for_any_number_of_threads() {
     let plan = Plan::all_pairs(&[5, 4, 6]).unwrap();
-    for kernels in [vector::best_f32()].into_iter().chain(on_units()) {
+    for kernels in [vector::best_f32()].into_iter().chain(on_units()).chain(pairs()) {
         for tokens in [1, 70, 1100] {
             let case = case::<f32>(&plan, tokens, 120, 120);
             let run = |threads: usize| {
@@ -209,6 +220,34 @@ fn wide_gates_on_a_unit_equal_the_reference() {
             assert!(apart.sqrt() < f64::from(0.5f32.powi(16)), "{plan}: {name} differs by {:.1e}", apart.sqrt());
         }
     }
+}
+
+/// Where nothing has to be rounded, pairs differ from f32 by the rounding of sums alone.
+#[test]
+fn pairs_of_short_numbers_equal_the_reference() {
+    let short = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xfffc_0000));
+    let odd = Plan::new(&[7, 5, 3], &[(vec![-1, -3], Some(vec![5, 4]))]).unwrap();
+    let wide = Plan::new(&[9, 8, 8], &[(vec![-2, -3], None)]).unwrap();
+    let last = Plan::new(&[3, 75], &[(vec![-1], None)]).unwrap();
+    for (plan, tokens) in [(&odd, 1), (&odd, 20), (&odd, 150), (&wide, 33), (&wide, 300), (&last, 17), (&last, 100)] {
+        let mut case = case::<f32>(plan, tokens, plan.in_len(), plan.out_len());
+        [&mut case.gates, &mut case.x, &mut case.dy].into_iter().for_each(short);
+        compare_case(pairs().as_slice(), 0.0, plan, tokens, &case);
+    }
+}
+
+#[test]
+fn pairs_are_for_gradients_alone() {
+    let plan = Plan::all_pairs(&[9, 8]).unwrap();
+    let Some(kernels) = pairs() else { return };
+    let case = case::<f32>(&plan, 50, 72, 72);
+    let (on, [mut y, mut dx, mut dgates]) = (Some(Unit::Pairs), start(&case));
+    crate::apply_on(on, &plan, &case.gates, &case.x, 72, &mut y, 72, -1.5);
+    let (to_x, to_gates) = (Some(&mut dx[..]), Some(&mut dgates[..]));
+    crate::backward_on(on, &plan, &case.gates, &case.x, 72, &case.dy, 72, -1.5, to_x, to_gates);
+    let ([applied, ..], [_, rounded_x, rounded_gates]) =
+        (computed(vector::best_f32(), &plan, &case), computed(kernels, &plan, &case));
+    assert_eq!([y, dx, dgates], [applied, rounded_x, rounded_gates]);
 }
 
 /// Plans of different shapes over one input, sums of one to three terms, a plan without gates; against one application after the other.
@@ -276,7 +315,7 @@ fn equal_circuits_cancel_exactly() {
 fn a_token_does_not_depend_on_its_place_in_a_tile() {
     let plan = Plan::all_pairs(&[3, 4, 5]).unwrap();
     let case = case::<f32>(&plan, 75, 60, 57);
-    for kernels in [vector::best_f32()].into_iter().chain(on_units()) {
+    for kernels in [vector::best_f32()].into_iter().chain(on_units()).chain(pairs()) {
         let [y, ..] = computed(kernels, &plan, &case);
         for token in [0, 15, 16, 31, 32, 63, 74] {
             let mut alone = numbers::<f32>(75 * 57, 4)[token * 57..(token + 1) * 57].to_vec();
@@ -350,7 +389,7 @@ fn what_was_kept_may_be_used_again_for_another_circuit() {
 }
 
 #[test]
-#[should_panic(expected = "of another circuit, or of other tokens")]
+#[should_panic(expected = "nothing was kept, or of another circuit, or of other tokens")]
 fn what_was_kept_of_other_tokens_is_refused() {
     let plan = Plan::all_pairs(&[3, 2]).unwrap();
     let (case, mut kept) = (case::<f32>(&plan, 2, 6, 6), crate::Kept::new());

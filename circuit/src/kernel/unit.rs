@@ -1,4 +1,4 @@
-//! Products on a matrix unit that takes bf16 numbers alone: one block of them, on the unit and in plain Rust.
+//! Products on a matrix unit that takes bf16 numbers alone: one block of them, on the unit and in plain Rust; and what else computes gates in bf16.
 //!
 //! A block is 32 rows times 32 columns of results. Its operands are cut into steps of 32 along the summed dimension k: a step of the left one is
 //! `[32 rows][16 pairs]`, one of the right one `[2 halves][16 pairs][16 columns]`, where a pair is a word of 32 bits with elements 2 k and 2 k + 1, the even
@@ -15,13 +15,22 @@ pub const STEP: usize = SIDE * SIDE / 2;
 /// Numbers of a block of results.
 pub const BLOCK: usize = SIDE * SIDE;
 
-/// Where blocks are computed.
+/// What computes gates in bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// On the tiles of Intel's AMX. Subnormal numbers count as zero.
     Amx,
     /// The same sums in the same order in plain code: slow, to judge the unit and what its arithmetic does.
     Portable,
+    /// Vectors of pairs, AVX-512-BF16, for gradients alone: circuits are applied in f32. Subnormal numbers count as zero.
+    Pairs,
+}
+
+impl Unit {
+    /// Whether circuits are applied in its arithmetic, and not in f32.
+    pub fn applies(self) -> bool {
+        self != Self::Pairs
+    }
 }
 
 /// A block of results: `sums [32, 32] += a b`, or `= a b` when `fresh`, for operands of as many steps.
@@ -48,6 +57,17 @@ pub fn multiply(a: &[u32], b: &[u32], sums: &mut [f32], fresh: bool) {
             }
         }
     }
+}
+
+/// Whether the processor multiplies pairs of bf16 numbers in vectors, and has the instructions around them: [`Unit::Pairs`].
+pub fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Numbers as the words that operands are made of: the same memory.

@@ -1,14 +1,17 @@
-//! The kernels that compute gates on a matrix unit, or in its arithmetic: `parts` for the gates, and vectors of sixteen numbers around them.
+//! The kernels that compute gates on a matrix unit, or in its arithmetic: `parts` for the gates, and vectors of sixteen numbers around them; and the choice of
+//! kernels for every unit.
 
 use super::Kernels;
 use super::gate::{BackwardGate, ForwardGate};
 use super::parts;
-use super::unit::{HALF, Plain, Unit};
+use super::unit::{HALF, Plain, Unit, has_pairs};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::unit::{Tiles, usable};
+#[cfg(target_arch = "x86_64")]
+use super::vector::AVX512_PAIRS;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::vector::{AVX512_F32, Avx512F32};
-use super::vector::{PORTABLE_WIDE_F32, Portable, Vector};
+use super::vector::{PORTABLE_WIDE_F32, Portable, Vector, best_f32};
 
 /// Compiles the kernels that compute gates in blocks; what moves tokens is that of another table with vectors as wide.
 macro_rules! unit_kernels {
@@ -43,12 +46,19 @@ unit_kernels!(PLAIN, "portable-bf16", Portable<f32, 16>, Plain, PORTABLE_WIDE_F3
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 unit_kernels!(AMX, "amx-bf16", Avx512F32, Tiles::take(), AVX512_F32, "avx512f,avx512bw,avx512dq,avx512vl");
 
-/// The kernels on a unit.
+/// The kernels that compute gradients on a unit.
 ///
 /// # Panics
 /// Where the machine does not have it.
-pub(crate) fn on_unit(unit: Unit) -> &'static Kernels<f32> {
+pub(crate) fn gradients_on(unit: Unit) -> &'static Kernels<f32> {
     match unit {
+        Unit::Pairs => {
+            assert!(has_pairs(), "AVX-512-BF16: not in this processor");
+            #[cfg(target_arch = "x86_64")]
+            return &AVX512_PAIRS;
+            #[cfg(not(target_arch = "x86_64"))]
+            unreachable!("no processor of this kind has it")
+        }
         Unit::Portable => &PLAIN,
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         Unit::Amx => {
@@ -58,4 +68,12 @@ pub(crate) fn on_unit(unit: Unit) -> &'static Kernels<f32> {
         #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
         Unit::Amx => panic!("the matrix unit: not in this processor"),
     }
+}
+
+/// The kernels that apply circuits on a unit, or in f32 beside one that takes gradients alone.
+///
+/// # Panics
+/// As [`gradients_on`].
+pub(crate) fn applied_on(unit: Unit) -> &'static Kernels<f32> {
+    if unit.applies() { gradients_on(unit) } else { best_f32() }
 }

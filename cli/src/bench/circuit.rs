@@ -54,18 +54,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (tokens, repeats) = (arguments.tokens as usize, arguments.repeats as usize);
     let bench = CircuitBench { plan, d_in, d_out, tokens, wide, repeats, threads: arguments.threads };
     let times = circuit(&bench)?;
-    let ratio = times.circuit_forward_backward / times.frozen_forward_backward;
+    let ratio = times.circuit[1] / times.frozen[1];
     let mut out = std::io::stdout().lock();
     if arguments.json {
         let line = json!({
             "engine": ENGINE, "instruction_set": times.instruction_set, "threads": times.threads,
             "dims": bench.plan.to_string(), "in_features": d_in, "out_features": d_out, "tokens": tokens,
             "dtype": if wide { "f64" } else { "f32" },
-            "frozen_forward_seconds": times.frozen_forward, "frozen_forward_backward_seconds": times.frozen_forward_backward,
-            "circuit_forward_seconds": times.circuit_forward, "circuit_forward_backward_seconds": times.circuit_forward_backward,
-            "kept_forward_seconds": times.kept_forward, "kept_forward_backward_seconds": times.kept_forward_backward,
-            "kept_bytes": times.kept_bytes,
-            "einsum_forward_seconds": times.einsum_forward, "einsum_forward_backward_seconds": times.einsum_forward_backward,
+            "frozen_forward_seconds": times.frozen[0], "frozen_forward_backward_seconds": times.frozen[1],
+            "circuit_forward_seconds": times.circuit[0], "circuit_forward_backward_seconds": times.circuit[1],
+            "kept_forward_seconds": times.kept[0], "kept_forward_backward_seconds": times.kept[1],
+            "kept_bytes": times.kept_bytes, "rounded_forward_backward_seconds": times.rounded.map(|[_, both]| both),
+            "einsum_forward_seconds": times.einsum[0], "einsum_forward_backward_seconds": times.einsum[1],
             "ratio_forward_backward": ratio,
         });
         writeln!(out, "{line}")?;
@@ -77,13 +77,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bench.plan, times.threads, times.instruction_set
     )?;
     writeln!(out, "{:<24}{:>12}{:>20}", "milliseconds", "forward", "forward+backward")?;
-    let mut row = |name: &str, (forward, both): (f64, f64)| {
-        writeln!(out, "{name:<24}{:>12.3}{:>20.3}", 1e3 * forward, 1e3 * both)
-    };
-    row("frozen linear", (times.frozen_forward, times.frozen_forward_backward))?;
-    row("circuit", (times.circuit_forward, times.circuit_forward_backward))?;
-    row("circuit, kept", (times.kept_forward, times.kept_forward_backward))?;
-    row("circuit, einsum order", (times.einsum_forward, times.einsum_forward_backward))?;
+    let mut row =
+        |name: &str, [forward, both]: [f64; 2]| writeln!(out, "{name:<24}{:>12.3}{:>20.3}", 1e3 * forward, 1e3 * both);
+    row("frozen linear", times.frozen)?;
+    row("circuit", times.circuit)?;
+    row("circuit, kept", times.kept)?;
+    if let Some(rounded) = times.rounded {
+        row("circuit, rounded", rounded)?;
+    }
+    row("circuit, einsum order", times.einsum)?;
     writeln!(out, "circuit over frozen, forward+backward: {:.1} %", 100.0 * ratio)?;
     writeln!(out, "kept between the circuit's gates: {}", bytes(times.kept_bytes as u64))?;
     Ok(())

@@ -354,9 +354,14 @@ impl<T: Real> Attached<T> {
         out
     }
 
-    /// Whether S x is x without a circuit. A unit gives x but for 2^-17, of T and of S alike, so that there both are computed.
+    /// Whether S x is x without a circuit. A unit gives x but for a rounding, of T and of S alike, so that there both are computed.
     fn is_plain(&self, unit: Option<Unit>) -> bool {
         self.settings.init == Initial::Identity && unit.is_none()
+    }
+
+    /// [`Self::is_plain`] where circuits are applied.
+    fn is_plain_forward(&self, unit: Option<Unit>) -> bool {
+        self.is_plain(unit.filter(|unit| unit.applies()))
     }
 
     /// Number of leading features that the identity circuit passes through.
@@ -386,7 +391,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
     fn circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
         let (beside, unit) = (self.frozen == Frozen::Circuit, pass.unit(self.bf16, rows));
         // T of dropped inputs and S of all of them are not circuits of one x
-        if self.stream(pass).is_some() || beside && self.is_plain(unit) {
+        if self.stream(pass).is_some() || beside && self.is_plain_forward(unit) {
             return None;
         }
         let mut terms = vec![(self.parameters.trainable(), T::ONE)];
@@ -413,7 +418,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         let mut difference = pass.workspace.zeros(y.rows(), y.cols());
         let to = difference.data_mut();
         circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, to, *d_out, T::ONE);
-        if self.is_plain(unit) {
+        if self.is_plain_forward(unit) {
             let passed = self.passed();
             for row in 0..x.rows() {
                 let out = &mut difference.row_mut(row)[..passed];

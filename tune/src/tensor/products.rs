@@ -33,7 +33,8 @@ pub enum Bf16Products {
 pub enum Rounder {
     /// The tiles of Intel's AMX.
     Amx,
-    /// Vectors of pairs, AVX-512-BF16. Both operands of attention's products are rounded then, too, however few their rows.
+    /// Vectors of pairs, AVX-512-BF16. Both operands of attention's products are rounded then, too, however few their rows, and those of the gradients of
+    /// circuits.
     Avx512,
     /// Plain code, slow.
     Portable,
@@ -74,12 +75,13 @@ impl Bf16Products {
         }
     }
 
-    /// What computes the gates of circuits beside bf16 weights, for so many rows, where that is a matrix unit or stands for one. Gates and features are cut into
-    /// two bf16 numbers each, also where the rows of frozen products are rounded.
+    /// What computes the gates of circuits beside bf16 weights, for so many rows, where that is not f32. On a matrix unit gates and features are cut into two
+    /// bf16 numbers each, also where the rows of frozen products are rounded; vectors of pairs take the gradients of circuits alone, and round both.
     pub fn unit(self, rows: usize) -> Option<Unit> {
         match self {
             Self::Amx | Self::Rounded(Rounder::Amx) if rows >= SIDE => Some(Unit::Amx),
             Self::Portable | Self::Rounded(Rounder::Portable) if rows >= SIDE => Some(Unit::Portable),
+            Self::Rounded(Rounder::Avx512) if rows >= SIDE => Some(Unit::Pairs),
             _ => None,
         }
     }
@@ -129,6 +131,7 @@ mod tests {
         // without a unit it takes instructions of its own
         let pairs = Bf16Products::Rounded(Rounder::Avx512);
         assert_eq!(Bf16Products::Widened.rounded(), rounded::has_pairs().then_some(pairs));
-        assert_eq!((pairs.unit(SIDE), pairs.kernel(SIDE - 1)), (None, product_kernel()));
+        assert_eq!((pairs.unit(SIDE), pairs.unit(SIDE - 1)), (Some(Unit::Pairs), None));
+        assert_eq!(pairs.kernel(SIDE - 1), product_kernel());
     }
 }

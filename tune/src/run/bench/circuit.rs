@@ -1,6 +1,7 @@
 //! `quanta bench circuit`: the circuit's kernel beside the frozen linear of the same site and beside the einsum order, interleaved in one run.
 
-use quanta_circuit::{Kept, Plan, apply, apply_keeping, backward, backward_kept, instruction_set, permuted};
+use quanta_circuit::unit::{Unit, has_pairs};
+use quanta_circuit::{Kept, Plan, apply, apply_keeping, backward_kept, backward_on, instruction_set, permuted};
 
 use super::clock::{median, seconds};
 use crate::ops::{Storage, Weight};
@@ -28,31 +29,25 @@ pub struct CircuitBench {
     pub threads: usize,
 }
 
-/// Medians in seconds.
+/// Medians in seconds: of forward, and of forward and backward together, with the gradients of the input and of every gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CircuitTimes {
     /// Kernel path in use.
     pub instruction_set: &'static str,
     /// Threads in use.
     pub threads: usize,
-    /// `y = x W^T`.
-    pub frozen_forward: f64,
-    /// `y = x W^T` and `dx = dy W`.
-    pub frozen_forward_backward: f64,
+    /// `y = x W^T`; `dx = dy W`.
+    pub frozen: [f64; 2],
     /// `y += T x`.
-    pub circuit_forward: f64,
-    /// `y += T x`, then the gradients of the input and of every gate.
-    pub circuit_forward_backward: f64,
-    /// `y += T x` that keeps the tensors between the gates.
-    pub kept_forward: f64,
-    /// The same, then the gradients with what was kept.
-    pub kept_forward_backward: f64,
+    pub circuit: [f64; 2],
+    /// The same, with the tensors between the gates kept.
+    pub kept: [f64; 2],
     /// Bytes that were kept.
     pub kept_bytes: usize,
-    /// `y += T x` in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
-    pub einsum_forward: f64,
-    /// `y += T x` and the gradients in einsum order.
-    pub einsum_forward_backward: f64,
+    /// The same, with gradients of operands rounded to bf16, on [`Unit::Pairs`]: in f32 where the processor has it.
+    pub rounded: Option<[f64; 2]>,
+    /// The same in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
+    pub einsum: [f64; 2],
 }
 
 /// Measures a circuit.
@@ -93,22 +88,25 @@ fn run<T: Real>(
     let mut dgates = vec![T::ZERO; plan.parameters()];
     let (mut y, mut dx) = (workspace.zeros(tokens, d_out), workspace.zeros(tokens, d_in));
     let mut kept = Kept::new();
-    let mut times: [Vec<f64>; 8] = Default::default();
+    let rounds = !bench.wide && has_pairs();
+    let mut times: [Vec<f64>; 9] = Default::default();
     workspace.run_awake(|| {
         // the first round warms caches and buffers and is not counted
         for round in 0..=bench.repeats {
-            let mut measured = [0.0; 8];
+            let mut measured = [0.0; 9];
             measured[0] = seconds(|| drop(weight.forward(&x, &workspace)));
             measured[1] = seconds(|| {
                 drop(weight.forward(&x, &workspace));
                 weight.backward(&dy, &mut dx, false, &workspace);
             });
             measured[2] = seconds(|| apply(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE));
-            measured[3] = seconds(|| {
+            let mut both = |unit| {
                 apply(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE);
                 let dx = Some(dx.data_mut());
-                backward(plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, Some(&mut dgates));
-            });
+                backward_on(unit, plan, &gates, x.data(), d_in, dy.data(), d_out, T::ONE, dx, Some(&mut dgates));
+            };
+            measured[3] = seconds(|| both(None));
+            measured[8] = if rounds { seconds(|| both(Some(Unit::Pairs))) } else { 0.0 };
             measured[4] =
                 seconds(|| apply_keeping(plan, &gates, x.data(), d_in, y.data_mut(), d_out, T::ONE, &mut kept));
             measured[5] = seconds(|| {
@@ -127,19 +125,16 @@ fn run<T: Real>(
             }
         }
     });
-    let [f, fb, c, cb, k, kb, e, eb] = times.map(|mut list| median(&mut list));
+    let [f, fb, c, cb, k, kb, e, eb, rounded] = times.map(|mut list| median(&mut list));
     Ok(CircuitTimes {
         instruction_set: instruction_set::<T>(),
         threads: workspace.threads(),
-        frozen_forward: f,
-        frozen_forward_backward: fb,
-        circuit_forward: c,
-        circuit_forward_backward: cb,
-        kept_forward: k,
-        kept_forward_backward: kb,
+        frozen: [f, fb],
+        circuit: [c, cb],
+        kept: [k, kb],
         kept_bytes: kept.bytes(),
-        einsum_forward: e,
-        einsum_forward_backward: eb,
+        rounded: rounds.then_some([c, rounded]),
+        einsum: [e, eb],
     })
 }
 
