@@ -228,7 +228,7 @@ impl<T: Real> Linear<T> {
         x: &Matrix<T>,
         pass: &Pass<'_, T>,
     ) -> [(Matrix<T>, Saved<T>); N] {
-        let mut products = linears.map(|linear| linear.product(x, pass));
+        let mut products = Self::products(linears, x, pass);
         let (mut together, mut added) = (Vec::with_capacity(N), [0; N]);
         for ((linear, (y, _)), added) in linears.into_iter().zip(&mut products).zip(&mut added) {
             if let Some(circuits) = linear.first_circuits(x.rows(), pass) {
@@ -250,10 +250,25 @@ impl<T: Real> Linear<T> {
         first.adapter.circuits(rows, pass)
     }
 
-    /// The product with the weight, and what stands before it has kept.
-    fn product(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+    /// The product of each with its weight, and what stands before it has kept: together, where `x` itself meets all weights.
+    fn products<const N: usize>(linears: [&Self; N], x: &Matrix<T>, pass: &Pass<'_, T>) -> [(Matrix<T>, Saved<T>); N] {
+        if linears.iter().any(|linear| linear.at(Place::Input).next().is_some()) {
+            return linears.map(|linear| linear.product(x, pass));
+        }
+        let mut ys = Weight::forward_each(linears.map(|linear| &linear.weight), x, pass.workspace).into_iter();
+        linears.map(|linear| (ys.next().expect("one for each linear"), linear.saving()))
+    }
+
+    /// Room for what each adapter keeps.
+    fn saving(&self) -> Saved<T> {
         let mut saved = Saved::default();
         saved.adapters.resize_with(self.attached.len(), AdapterSaved::default);
+        saved
+    }
+
+    /// The product with the weight, and what stands before it has kept.
+    fn product(&self, x: &Matrix<T>, pass: &Pass<'_, T>) -> (Matrix<T>, Saved<T>) {
+        let mut saved = self.saving();
         for (index, attached) in self.at(Place::Input) {
             let source = saved.inputs.last().unwrap_or(x);
             let mut next = copy(source, pass);

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use super::thin;
 use crate::tensor::vector::widest;
 use crate::tensor::{
-    FEW_ROWS, Frozen, MatMut, MatRef, Matrix, Real, Workspace, bf16_product, few_rows_product, matmul, panel_product,
+    FEW_ROWS, Frozen, MatMut, MatRef, Matrix, Product, Real, Workspace, bf16_products, few_rows_product, matmul,
+    panel_products,
 };
 use crate::weights::{Bf16Values, round_to_bf16};
 
@@ -75,28 +76,60 @@ impl<T: Real> Weight<T> {
 
     /// `y = x W^T`: `x [n, cols]` to `[n, rows]`.
     pub fn forward(&self, x: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        let [y] = Self::forward_each([self], x, workspace);
+        y
+    }
+
+    /// [`Self::forward`] of several weights of the same `x`: together, where all are held alike.
+    pub fn forward_each<const N: usize>(
+        weights: [&Self; N],
+        x: &Matrix<T>,
+        workspace: &Workspace<T>,
+    ) -> [Matrix<T>; N] {
+        if x.rows() <= FEW_ROWS {
+            return weights.map(|weight| weight.forward_few(x, workspace));
+        }
+        let mut ys = weights.map(|weight| workspace.matrix(x.rows(), weight.rows));
+        let outs: Vec<_> = weights.into_iter().zip(&mut ys).collect();
+        if !products(x, outs, true, false, workspace) {
+            weights.iter().zip(&mut ys).for_each(|(weight, y)| weight.forward_in_blocks(x, y, workspace));
+        }
+        ys
+    }
+
+    /// [`Self::forward`] of at most `FEW_ROWS` rows.
+    fn forward_few(&self, x: &Matrix<T>, workspace: &Workspace<T>) -> Matrix<T> {
         let mut y = workspace.matrix(x.rows(), self.rows);
-        if self.product(x, true, &mut y, false, workspace) {
-            return y;
-        }
-        if (1..=thin::ROWS).contains(&x.rows()) {
-            match &self.storage {
-                Storage::Dense(data) => thin::forward(x, data, thin::dense, &mut y, workspace),
-                Storage::Bf16(data) => thin::forward(x, data, thin::narrow, &mut y, workspace),
+        let (weight, rows, out): (&dyn Any, &dyn Any, &mut dyn Any) = (self, x, &mut y);
+        if let (Some(Weight::<f32> { storage, .. }), Some(x), Some(out)) =
+            (weight.downcast_ref(), rows.downcast_ref(), out.downcast_mut())
+            && match storage {
+                Storage::Dense(data) => few_rows_product(x, data, out),
+                Storage::Bf16(data) => few_rows_product::<bf16>(x, data, out),
             }
+        {
             return y;
         }
+        match &self.storage {
+            _ if !(1..=thin::ROWS).contains(&x.rows()) => self.forward_in_blocks(x, &mut y, workspace),
+            Storage::Dense(data) => thin::forward(x, data, thin::dense, &mut y, workspace),
+            Storage::Bf16(data) => thin::forward(x, data, thin::narrow, &mut y, workspace),
+        }
+        y
+    }
+
+    /// [`Self::forward`] in strided products.
+    fn forward_in_blocks(&self, x: &Matrix<T>, y: &mut Matrix<T>, workspace: &Workspace<T>) {
         self.for_each_block(workspace, |first, block| {
             let end = first + block.len() / self.cols;
             let block = MatRef::new(block, end - first, self.cols);
             matmul(y.view_mut().columns(first, end), false, x.view(), block.t(), T::ONE);
         });
-        y
     }
 
     /// `dx = dy W`, added to `dx` when `accumulate`: `dy [n, rows]`, `dx [n, cols]`.
     pub fn backward(&self, dy: &Matrix<T>, dx: &mut Matrix<T>, accumulate: bool, workspace: &Workspace<T>) {
-        if self.product(dy, false, dx, accumulate, workspace) {
+        if products(dy, vec![(self, &mut *dx)], false, accumulate, workspace) {
             return;
         }
         let mut accumulate = accumulate;
@@ -213,36 +246,6 @@ impl<T: Real> Weight<T> {
         row_lengths(&self.to_f64(), self.cols)
     }
 
-    /// `out = x W^T`, or `x W`, by the kernels for frozen matrices: few rows on one of their own, many in bf16 arithmetic where the workspace has it, else in
-    /// f32; false where the type or the machine asks for another way.
-    fn product(
-        &self,
-        x: &Matrix<T>,
-        transposed: bool,
-        out: &mut Matrix<T>,
-        accumulate: bool,
-        workspace: &Workspace<T>,
-    ) -> bool {
-        let few = transposed && !accumulate && x.rows() <= FEW_ROWS;
-        let (weight, x, out, workspace): (&dyn Any, &dyn Any, &mut dyn Any, &dyn Any) = (self, x, out, workspace);
-        let (Some(Weight::<f32> { storage, .. }), Some(x)) = (weight.downcast_ref(), x.downcast_ref()) else {
-            return false;
-        };
-        let (Some(out), Some(workspace)) = (out.downcast_mut(), workspace.downcast_ref()) else { return false };
-        let cols = self.cols;
-        match storage {
-            Storage::Dense(data) if few => few_rows_product(x, data, out),
-            Storage::Bf16(data) if few => few_rows_product::<bf16>(x, data, out),
-            Storage::Dense(data) => {
-                panel_product(x, Frozen { elements: data, cols, transposed }, out, accumulate, workspace)
-            }
-            Storage::Bf16(data) => {
-                let w = Frozen::<bf16> { elements: data, cols, transposed };
-                bf16_product(x, w, out, accumulate, workspace) || panel_product(x, w, out, accumulate, workspace)
-            }
-        }
-    }
-
     /// Calls `work(first_row, elements)` for consecutive blocks of whole rows in the compute type; one block when nothing has to be widened. Block
     /// borders depend on the shape alone.
     fn for_each_block(&self, workspace: &Workspace<T>, mut work: impl FnMut(usize, &[T])) {
@@ -261,6 +264,40 @@ impl<T: Real> Weight<T> {
             }
         }
     }
+}
+
+/// Each weight's `out = x W^T`, or `x W` where they are not `transposed`, by the kernels for frozen matrices: in bf16 arithmetic where the workspace has
+/// it, else in f32; false where the type or the machine asks for another way.
+fn products<T: Real>(
+    x: &Matrix<T>,
+    outs: Vec<(&Weight<T>, &mut Matrix<T>)>,
+    transposed: bool,
+    accumulate: bool,
+    workspace: &Workspace<T>,
+) -> bool {
+    let (x, workspace): (&dyn Any, &dyn Any) = (x, workspace);
+    let (Some(x), Some(workspace)) = (x.downcast_ref(), workspace.downcast_ref()) else { return false };
+    let (mut dense, mut narrow) = (Vec::new(), Vec::new());
+    for (weight, out) in outs {
+        let (weight, out): (&dyn Any, &mut dyn Any) = (weight, out);
+        let (Some(weight), Some(out)) = (weight.downcast_ref::<Weight<f32>>(), out.downcast_mut()) else {
+            return false;
+        };
+        let cols = weight.cols;
+        match &weight.storage {
+            Storage::Dense(elements) => {
+                dense.push(Product { w: Frozen { elements: &elements[..], cols, transposed }, out })
+            }
+            Storage::Bf16(elements) => {
+                narrow.push(Product { w: Frozen { elements: &elements[..], cols, transposed }, out })
+            }
+        }
+    }
+    let narrow = &mut narrow[..];
+    (narrow.is_empty()
+        || bf16_products(x, narrow, accumulate, workspace)
+        || panel_products(x, narrow, accumulate, workspace))
+        && (dense.is_empty() || panel_products(x, &mut dense, accumulate, workspace))
 }
 
 /// Euclidean length of each row of a row-major matrix.

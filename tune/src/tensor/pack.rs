@@ -253,28 +253,31 @@ pub(super) unsafe fn pack<W: Words>(
     let (words, stride) = (part.len().div_ceil(W::ELEMENTS), columns.len().div_ceil(LANES) * LANES);
     assert!(panel.len() >= words * stride);
     let (elements, panel) = (w.elements.as_ptr(), panel.as_mut_ptr());
-    for (register, first) in columns.clone().step_by(LANES).enumerate() {
-        let count = LANES.min(columns.end - first);
-        // SAFETY: rows and columns are those of the matrix; every store lies below `words * stride`
-        unsafe {
-            if w.transposed {
-                for word in (0..words).step_by(LANES) {
-                    let from = part.start + word * W::ELEMENTS;
-                    let deep = (LANES * W::ELEMENTS).min(part.end - from);
-                    let mut rows = [_mm512_setzero_ps(); LANES];
-                    for (i, row) in rows.iter_mut().enumerate().take(count) {
-                        *row = W::along(elements.add((first + i) * w.cols + from), deep);
-                    }
-                    let to = panel.add(word * stride + register * LANES);
-                    for (i, row) in transpose(rows).iter().enumerate().take(words - word) {
-                        _mm512_storeu_ps(to.add(i * stride), *row);
-                    }
-                }
-            } else {
-                for (i, row) in part.clone().step_by(W::ELEMENTS).enumerate() {
-                    let there = W::ELEMENTS.min(part.end - row);
+    let registers = columns.clone().step_by(LANES).enumerate();
+    let registers = registers.map(|(register, first)| (register * LANES, first, LANES.min(columns.end - first)));
+    // SAFETY: rows and columns are those of the matrix; every store lies below `words * stride`
+    unsafe {
+        if !w.transposed {
+            for (i, row) in part.clone().step_by(W::ELEMENTS).enumerate() {
+                let there = W::ELEMENTS.min(part.end - row);
+                for (lane, first, count) in registers.clone() {
                     let values = W::across(elements.add(row * w.cols + first), w.cols, there, ends(count));
-                    _mm512_storeu_ps(panel.add(i * stride + register * LANES), values);
+                    _mm512_storeu_ps(panel.add(i * stride + lane), values);
+                }
+            }
+            return;
+        }
+        for (lane, first, count) in registers {
+            for word in (0..words).step_by(LANES) {
+                let from = part.start + word * W::ELEMENTS;
+                let deep = (LANES * W::ELEMENTS).min(part.end - from);
+                let mut rows = [_mm512_setzero_ps(); LANES];
+                for (i, row) in rows.iter_mut().enumerate().take(count) {
+                    *row = W::along(elements.add((first + i) * w.cols + from), deep);
+                }
+                let to = panel.add(word * stride + lane);
+                for (i, row) in transpose(rows).iter().enumerate().take(words - word) {
+                    _mm512_storeu_ps(to.add(i * stride), *row);
                 }
             }
         }

@@ -1,12 +1,13 @@
-//! Products of f32 rows with a frozen matrix on AVX-512: `y = x W^T` and `dx = dy W` from one copy of W, held in f32 or bf16.
+//! Products of f32 rows with frozen matrices on AVX-512: `y = x W^T` and `dx = dy W` from one copy of W, held in f32 or bf16; several of the same rows at
+//! once, so that threads wait less for each other.
 //!
 //! A task makes a block of rows of some columns: it packs (and widens) a panel of 48 columns of what stands on the right, a part of the summed dimension at a
 //! time, and multiplies the block's rows with it, eight at a time, reading them where they lie. Packed panels never leave the second-level cache, bf16 is
 //! never widened in memory, and tasks are small enough that a thread which is slowed down hands its work to the others. The parts of the summed dimension
-//! follow from its length alone, so that no bit depends on threads, or on which rows are computed together. Other machines and types take
+//! follow from its length alone, so that no bit depends on threads, or on which rows and matrices meet together. Other machines and types take
 //! [`super::matmul`].
 //!
-//! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_product`]: rows and panels then hold pairs of
+//! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_products`]: rows and panels then hold pairs of
 //! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s; rows meet it in `block`.
 
 use half::bf16;
@@ -15,7 +16,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::pack;
-use super::rounded;
+use super::rounded::has_pairs;
 use super::tiles::Frozen;
 use super::{Matrix, Workspace};
 
@@ -33,56 +34,68 @@ const KEPT: usize = 1 << 18;
 #[cfg(target_arch = "x86_64")]
 const ROUNDED: usize = 32;
 
-/// `out = x w`, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512.
+/// A product `out = x w` among those of one x.
+pub(crate) struct Product<'a, E = bf16> {
+    /// `w [k, m]` after transposing.
+    pub w: Frozen<'a, E>,
+    /// `[n, m]`.
+    pub out: &'a mut Matrix<f32>,
+}
+
+/// Asserts that all shapes fit, and returns whether there is anything to multiply.
+pub(super) fn check<E>(x: &Matrix<f32>, products: &[Product<'_, E>]) -> bool {
+    products.iter().for_each(|product| product.w.check(x, product.out));
+    x.rows() > 0 && x.cols() > 0 && products.iter().all(|product| product.out.cols() > 0)
+}
+
+/// `out = x w` for each of some products, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512.
 ///
-/// `x [n, k]`, `w [k, m]` after transposing, `out [n, m]`. Products are fused with sums, which run in f32 over parts of k of equal length.
+/// `x [n, k]`. Products are fused with sums, which run in f32 over parts of k of equal length.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub(crate) fn panel_product<E: Element>(
+pub(crate) fn panel_products<E: Element>(
     x: &Matrix<f32>,
-    w: Frozen<'_, E>,
-    out: &mut Matrix<f32>,
+    products: &mut [Product<'_, E>],
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) -> bool {
-    let (n, k, m) = (x.rows(), x.cols(), out.cols());
-    w.check(x, out);
+    let something = check(x, products);
     #[cfg(target_arch = "x86_64")]
-    if super::vector::width() == 512 && n > 0 && k > 0 && m > 0 {
-        let x = avx512::Rows { words: x.data(), n, k };
-        avx512::product::<pack::Wide<E>>(x, k, w, out, accumulate, workspace);
+    if super::vector::width() == 512 && something {
+        let x = avx512::Rows { words: x.data(), n: x.rows(), k: x.cols(), elements: x.cols() };
+        avx512::products::<pack::Wide<E>>(x, products, accumulate, workspace);
         return true;
     }
-    let _ = (accumulate, workspace, n, k, m);
+    let _ = (accumulate, workspace, something);
     false
 }
 
-/// As [`panel_product`], of `x` rounded to bf16: products are exact, sums in f32. Subnormal numbers count as zero.
+/// As [`panel_products`], of `x` rounded to bf16: products are exact, sums in f32. Subnormal numbers count as zero.
 ///
 /// # Panics
-/// When the shapes do not fit, or the machine has no AVX-512-BF16 ([`rounded::has_pairs`]).
-pub(crate) fn rounded_product(
+/// When the shapes do not fit, or the machine has no AVX-512-BF16 ([`has_pairs`]).
+pub(super) fn rounded_products(
     x: &Matrix<f32>,
-    w: Frozen<'_>,
-    out: &mut Matrix<f32>,
+    products: &mut [Product<'_>],
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) {
-    let (n, k, m) = (x.rows(), x.cols(), out.cols());
-    w.check(x, out);
-    assert!(rounded::has_pairs(), "AVX-512-BF16: not in this processor");
+    let something = check(x, products);
+    assert!(has_pairs(), "AVX-512-BF16: not in this processor");
     #[cfg(target_arch = "x86_64")]
-    if n > 0 && k > 0 && m > 0 {
-        let length = k.div_ceil(2);
-        let mut pairs = workspace.buffer(n * length);
-        let rows = x.data().par_chunks(ROUNDED * k).zip(pairs.par_chunks_mut(ROUNDED * length));
+    if something {
+        let (n, elements, k) = (x.rows(), x.cols(), x.cols().div_ceil(2));
+        let mut pairs = workspace.buffer(n * k);
+        let rows = x.data().par_chunks(ROUNDED * elements).zip(pairs.par_chunks_mut(ROUNDED * k));
         // SAFETY: the instructions were found, and the rows lie one behind another
-        rows.for_each(|(x, to)| unsafe { pack::round_left(x.as_ptr(), k, [x.len() / k, k], false, 1.0, to) });
-        let x = avx512::Rows { words: &pairs, n, k: length };
-        avx512::product::<pack::Pairs>(x, k, w, out, accumulate, workspace);
+        rows.for_each(|(x, to)| unsafe {
+            pack::round_left(x.as_ptr(), elements, [x.len() / elements, elements], false, 1.0, to);
+        });
+        let x = avx512::Rows { words: &pairs, n, k, elements };
+        avx512::products::<pack::Pairs>(x, products, accumulate, workspace);
     }
-    let _ = (accumulate, workspace, n, k, m);
+    let _ = (accumulate, workspace, something);
 }
 
 /// A type that a frozen matrix is held in.
@@ -112,7 +125,7 @@ mod avx512 {
 
     use super::super::block::{Block, COLUMNS, TOGETHER};
     use super::super::pack::{Ahead, LANES, Words, pack};
-    use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Workspace};
+    use super::{BLOCK, DEPTH, Frozen, KEPT, Matrix, Product, Workspace};
 
     /// Panels of a task at most.
     const PANELS: usize = 4;
@@ -138,66 +151,98 @@ mod avx512 {
         }
     }
 
-    /// `n` rows of `k` words.
+    /// `n` rows of `k` words, which hold `elements` each.
     #[derive(Clone, Copy)]
     pub(super) struct Rows<'a> {
         pub words: &'a [f32],
         pub n: usize,
         pub k: usize,
+        pub elements: usize,
     }
 
-    /// Rows of `elements` elements each, in words. The shapes have been checked, nothing is empty, and the machine has the instructions of the words.
-    pub(super) fn product<W: Words>(
+    /// A product, and where it goes.
+    struct Made<'a, E> {
+        w: Frozen<'a, E>,
+        out: Out,
+        m: usize,
+    }
+
+    /// What a block of rows meets next.
+    struct Panel {
+        /// Words of the summed dimension.
+        part: Range<usize>,
+        columns: Range<usize>,
+    }
+
+    /// The panels of a task: those of a part of the summed dimension, one after another.
+    fn panels(k: usize, depth: usize, columns: Range<usize>) -> impl Iterator<Item = Panel> {
+        (0..k).step_by(depth).flat_map(move |from| {
+            let end = columns.end;
+            columns.clone().step_by(COLUMNS).map(move |first| Panel {
+                part: from..(from + depth).min(k),
+                columns: first..(first + COLUMNS).min(end),
+            })
+        })
+    }
+
+    /// The products of rows. The shapes have been checked, nothing is empty, and the machine has the instructions of the words.
+    pub(super) fn products<W: Words>(
         x: Rows<'_>,
-        elements: usize,
-        w: Frozen<'_, W::Element>,
-        out: &mut Matrix<f32>,
+        products: &mut [Product<'_, W::Element>],
         accumulate: bool,
         workspace: &Workspace<f32>,
     ) {
-        let (Rows { words, n, k }, m) = (x, out.cols());
+        let Rows { words, n, k, elements } = x;
         assert!(words.len() == n * k && k == elements.div_ceil(W::ELEMENTS), "{n} rows of {elements} elements");
+        let products = products.iter_mut().map(|Product { w, out }| Made { w: *w, m: out.cols(), out: Out::of(out) });
+        let products: Vec<_> = products.collect();
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
-        let (height, width) = task_size([n, k, m], depth, rayon::current_num_threads());
-        let across = m.div_ceil(width);
-        let out = Out::of(out);
+        let (height, width) = task_size(&products, [n, k], depth, rayon::current_num_threads());
+        let across: usize = products.iter().map(|product| product.m.div_ceil(width)).sum();
+        // the product of a task, and its columns
+        let place = |task: usize| {
+            let mut column = task % across;
+            let product = products.iter().find(|product| {
+                let here = product.m.div_ceil(width);
+                let found = column < here;
+                column -= if found { 0 } else { here };
+                found
+            });
+            let product = product.expect("as many tasks as columns");
+            (product, column * width..((column + 1) * width).min(product.m))
+        };
         let of_words = |part: &Range<usize>| part.start * W::ELEMENTS..(part.end * W::ELEMENTS).min(elements);
         (0..n.div_ceil(height) * across).into_par_iter().with_max_len(1).for_each(|task| {
-            let (row, column) = (task / across * height, task % across * width);
-            let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(m));
+            let (product, columns) = place(task);
+            let rows = task / across * height..(task / across * height + height).min(n);
             // one row more than it holds, which is read ahead
             let mut panel = workspace.buffer((depth + 1) * COLUMNS);
-            for part in (0..k).step_by(depth).map(|from| from..(from + depth).min(k)) {
-                for first in columns.clone().step_by(COLUMNS) {
-                    let panel_columns = first..(first + COLUMNS).min(m);
-                    let packed = of_words(&part);
-                    // the next panel is this task's, or the first of the task that most likely follows on this thread
-                    let (next_part, next_first) = if panel_columns.end < columns.end {
-                        (part.clone(), panel_columns.end)
-                    } else if part.end < k {
-                        (part.end..(part.end + depth).min(k), columns.start)
-                    } else {
-                        (0..depth.min(k), (task + 1) % across * width)
+            let mut panels = panels(k, depth, columns).map(|panel| (product, panel)).peekable();
+            while let Some((product, Panel { part, columns })) = panels.next() {
+                // the next panel is this task's, or the first of the task that most likely follows on this thread
+                let follows = || {
+                    let (product, columns) = place(task + 1);
+                    (product.w, 0..depth.min(k), columns.start..(columns.start + COLUMNS).min(columns.end))
+                };
+                let next = panels.peek().map(|(product, next)| (product.w, next.part.clone(), next.columns.clone()));
+                let (w, next_part, next_columns) = next.unwrap_or_else(follows);
+                // SAFETY: the callers found the instructions. The ranges lie inside the matrices, whose shapes were checked; the panel holds
+                // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
+                unsafe {
+                    pack::<W>(product.w, of_words(&part), columns.clone(), &mut panel);
+                    let block = Block {
+                        rows: rows.len(),
+                        x: words.as_ptr().add(rows.start * k + part.start),
+                        k,
+                        panel: panel.as_ptr(),
+                        depth: part.len(),
+                        out: product.out.at(rows.start * product.m + columns.start),
+                        m: product.m,
+                        add: accumulate || part.start > 0,
+                        columns: columns.len(),
+                        ahead: Ahead::of(w, of_words(&next_part), next_columns),
                     };
-                    let ahead = Ahead::of(w, of_words(&next_part), next_first..(next_first + COLUMNS).min(m));
-                    // SAFETY: the callers found the instructions. The ranges lie inside the matrices, whose shapes were checked; the panel holds
-                    // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
-                    unsafe {
-                        pack::<W>(w, packed, panel_columns.clone(), &mut panel);
-                        let block = Block {
-                            rows: rows.len(),
-                            x: words.as_ptr().add(rows.start * k + part.start),
-                            k,
-                            panel: panel.as_ptr(),
-                            depth: part.len(),
-                            out: out.at(rows.start * m + first),
-                            m,
-                            add: accumulate || part.start > 0,
-                            columns: panel_columns.len(),
-                            ahead,
-                        };
-                        block.multiply::<W>();
-                    }
+                    block.multiply::<W>();
                 }
             }
         });
@@ -205,7 +250,7 @@ mod avx512 {
 
     /// Rows and columns of a task, such that `threads` finish early: few tasks waste less on packing, many leave less to wait for at the end. Which it is
     /// changes no bit of the result.
-    fn task_size([n, k, m]: [usize; 3], depth: usize, threads: usize) -> (usize, usize) {
+    fn task_size<E>(products: &[Made<'_, E>], [n, k]: [usize; 2], depth: usize, threads: usize) -> (usize, usize) {
         // what a task does besides multiplying, in columns of its rows and rows of its columns: fetching its rows, from near or far, and packing, which
         // waits for weights from memory
         let (near, far, packing) = (4, 8, 48);
@@ -215,8 +260,8 @@ mod avx512 {
             (1..=PANELS).map(move |panels| (height, panels * COLUMNS))
         });
         let time = |&(height, width): &(usize, usize)| {
-            let fetching = if height * k <= KEPT { near } else { far };
-            let tasks = n.div_ceil(height) * m.div_ceil(width);
+            let fetching: usize = if height * k <= KEPT { near } else { far };
+            let tasks = n.div_ceil(height) * products.iter().map(|product| product.m.div_ceil(width)).sum::<usize>();
             // half a task is waited for on average
             let rounds = 2 * tasks.div_ceil(threads) + usize::from(threads > 1);
             rounds * (height + packing) * (width + fetching)
@@ -239,6 +284,17 @@ mod tests {
         let mut matrix = workspace.matrix(rows, values.len() / rows);
         matrix.copy_from(values);
         matrix
+    }
+
+    /// One product.
+    fn panel_product<E: Element>(
+        x: &Matrix<f32>,
+        w: Frozen<'_, E>,
+        out: &mut Matrix<f32>,
+        accumulate: bool,
+        workspace: &Workspace<f32>,
+    ) -> bool {
+        panel_products(x, &mut [Product { w, out }], accumulate, workspace)
     }
 
     /// The product in f64, and the same with the sizes of all terms.
@@ -278,6 +334,42 @@ mod tests {
                 let mut out = matrix(&workspace, n, &before);
                 panel_product(&left, Frozen { elements: &narrow, cols, transposed }, &mut out, accumulate, &workspace);
                 judge(&out, &|l, j| narrow[at(l, j)].to_f32());
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_the_same_rows_are_those_of_each_alone() {
+        let (n, k, ms) = (70, 130, [200, 1, 65, 300]);
+        let weights: Vec<Vec<f32>> = ms.iter().map(|m| random(k * m, &format!("w{m}"))).collect();
+        let narrow: Vec<Vec<bf16>> = weights.iter().map(|w| w.iter().map(|&w| bf16::from_f32(w)).collect()).collect();
+        for (threads, transposed) in [(1, false), (2, true), (3, false)] {
+            let workspace = Workspace::new(threads).unwrap();
+            let x = matrix(&workspace, n, &random(n * k, "x"));
+            let frozen =
+                |i: usize| Frozen { elements: &narrow[i][..], cols: if transposed { k } else { ms[i] }, transposed };
+            let outs = || ms.map(|m| matrix(&workspace, n, &random(n * m, "before")));
+            let (mut together, mut alone) = (outs(), outs());
+            let mut products: Vec<_> =
+                together.iter_mut().enumerate().map(|(i, out)| Product { w: frozen(i), out }).collect();
+            if !workspace.run(|| panel_products(&x, &mut products, true, &workspace)) {
+                return;
+            }
+            drop(products);
+            for (i, out) in alone.iter_mut().enumerate() {
+                panel_product(&x, frozen(i), out, true, &workspace);
+            }
+            assert!(together.iter().zip(&alone).all(|(a, b)| a.data() == b.data()), "{threads} threads");
+            if has_pairs() {
+                let (mut together, mut alone) = (outs(), outs());
+                let mut products: Vec<_> =
+                    together.iter_mut().enumerate().map(|(i, out)| Product { w: frozen(i), out }).collect();
+                workspace.run(|| rounded_products(&x, &mut products, true, &workspace));
+                drop(products);
+                for (i, out) in alone.iter_mut().enumerate() {
+                    rounded_products(&x, &mut [Product { w: frozen(i), out }], true, &workspace);
+                }
+                assert!(together.iter().zip(&alone).all(|(a, b)| a.data() == b.data()), "{threads} threads, rounded");
             }
         }
     }

@@ -16,7 +16,7 @@ use quanta_circuit::unit::{self, BLOCK, SIDE, STEP, Tiles, Unit, words};
 use rayon::prelude::*;
 
 use super::operands::{cut, pack_columns, pack_rows, round};
-use super::panels::rounded_product;
+use super::panels::{Product, check, rounded_products};
 use super::products::Rounder;
 use super::vector::widest;
 use super::{Bf16Products, Matrix, Stream, Workspace};
@@ -49,24 +49,23 @@ impl<E> Frozen<'_, E> {
     }
 }
 
-/// `out = x w`, added to `out` when `accumulate`, in bf16 arithmetic; false, and nothing done, where the workspace's choice or the size ask for another
-/// way.
+/// `out = x w` for each of some products, added to `out` when `accumulate`, in bf16 arithmetic; false, and nothing done, where the workspace's choice or the
+/// size ask for another way.
 ///
-/// `x [n, k]`, `w [k, m]` after transposing, `out [n, m]`. `x` is cut into two bf16 numbers, which together are it but for 2^-16, or
-/// rounded to one, which is it but for 2^-9, or infinite above the largest; products and sums are f32. Subnormal numbers of bf16,
-/// parts and weights, may count as zero: an error of 2^-126 for each. Of what is infinite or no number, results are as in f32, but an
-/// infinite weight may give NaN beside two parts, and vectors of pairs may give infinity where products that overflow meet.
+/// `x [n, k]` is cut into two bf16 numbers, which together are it but for 2^-16, or rounded to one, which is it but for 2^-9, or infinite above the
+/// largest; products and sums are f32. Subnormal numbers of bf16, parts and weights, may count as zero: an error of 2^-126 for each. Of what is infinite or
+/// no number, results are as in f32, but an infinite weight may give NaN beside two parts, and vectors of pairs may give infinity where products that
+/// overflow meet.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub(crate) fn bf16_product(
+pub(crate) fn bf16_products(
     x: &Matrix<f32>,
-    w: Frozen<'_>,
-    out: &mut Matrix<f32>,
+    products: &mut [Product<'_>],
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) -> bool {
-    if x.rows() < SIDE || x.cols() == 0 || out.cols() == 0 {
+    if x.rows() < SIDE || !check(x, products) {
         return false;
     }
     let (unit, parts) = match workspace.bf16_products() {
@@ -76,11 +75,13 @@ pub(crate) fn bf16_product(
         Bf16Products::Rounded(Rounder::Amx) => (Unit::Amx, 1),
         Bf16Products::Rounded(Rounder::Portable) => (Unit::Portable, 1),
         Bf16Products::Rounded(Rounder::Avx512) => {
-            rounded_product(x, w, out, accumulate, workspace);
+            rounded_products(x, products, accumulate, workspace);
             return true;
         }
     };
-    product(unit, parts, x, w, out, accumulate, workspace);
+    for Product { w, out } in products {
+        product(unit, parts, x, *w, out, accumulate, workspace);
+    }
     true
 }
 
@@ -94,7 +95,6 @@ fn product(
     workspace: &Workspace<f32>,
 ) {
     let (k, m) = (x.cols(), out.cols());
-    w.check(x, out);
     let steps = k.div_ceil(SIDE);
     let sweeps = x.data().chunks(ROWS * k).zip(out.data_mut().chunks_mut(ROWS * m));
     for (x, out) in sweeps {
@@ -242,7 +242,8 @@ mod tests {
         let m = if w.transposed { w.elements.len() / w.cols } else { w.cols };
         let (x, mut out) = (matrix(n, x, &workspace), workspace.matrix(n, m));
         [false, true].map(|accumulate| {
-            workspace.run(|| assert!(bf16_product(&x, w, &mut out, accumulate, &workspace)));
+            let products = &mut [Product { w, out: &mut out }];
+            workspace.run(|| assert!(bf16_products(&x, products, accumulate, &workspace)));
             out.data().to_vec()
         })
     }
@@ -357,9 +358,11 @@ mod tests {
         let w = narrow(&[0.5; 4]);
         let w = Frozen { elements: &w, cols: 2, transposed: false };
         let workspace = Workspace::<f32>::new(1).unwrap().with_bf16_products(Bf16Products::Portable);
-        assert!(!bf16_product(&workspace.zeros(31, 2), w, &mut workspace.zeros(31, 2), false, &workspace));
+        let few = &mut [Product { w, out: &mut workspace.zeros(31, 2) }];
+        assert!(!bf16_products(&workspace.zeros(31, 2), few, false, &workspace));
         let widened = workspace.clone().with_bf16_products(Bf16Products::Widened);
-        assert!(!bf16_product(&widened.zeros(32, 2), w, &mut widened.zeros(32, 2), false, &widened));
+        let many = &mut [Product { w, out: &mut widened.zeros(32, 2) }];
+        assert!(!bf16_products(&widened.zeros(32, 2), many, false, &widened));
     }
 
     #[test]
