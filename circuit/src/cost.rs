@@ -6,9 +6,10 @@
 
 use crate::Plan;
 use crate::kernel::schedule::{Schedule, Step};
-use crate::operator::operator_flops;
+use crate::operator::{operator_flops, pull_back_flops};
 
-/// Counts for one circuit on one site; see [`Plan::cost`].
+/// Counts for one circuit on one site; see [`Plan::cost`]. An operation is an addition or a multiplication. What padding and truncation make dead is left out
+/// of the operations for tokens, and counted in what is of the whole circuit: parameters, the operator, their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
     /// Values of all gates.
@@ -66,7 +67,7 @@ impl Plan {
             backward_flops: again + 2 * forward_flops,
             dense_flops: 2 * (d_in * d_out) as u64,
             operator_flops,
-            pull_back_flops: 2 * operator_flops,
+            pull_back_flops: pull_back_flops(self),
             gate_bytes: self.parameters() as u64 * bytes,
             operator_bytes: (self.in_len() * self.out_len()) as u64 * bytes,
             tile_bytes_per_token: (kept + 2 * schedule.max_len) as u64 * bytes,

@@ -26,7 +26,9 @@ pub enum EinsumError {
         operand: String,
     },
     /// A gate reads a symbol that no axis has at this point.
-    #[error("gate {gate} reads `{symbol}`, which no axis has there: list the gates in order of application")]
+    #[error(
+        "gate {gate} reads `{symbol}`, which no axis has there: read an axis's present symbol, gates in order of application"
+    )]
     NotCurrent {
         /// Index of the gate in the expression.
         gate: usize,
@@ -120,7 +122,8 @@ impl Plan {
         operands.join(",") + "->" + &join(output) + &join(0..self.in_dims().len())
     }
 
-    /// Reads an expression of either form back, with any symbols; an axis takes its output size at the last gate that touches it.
+    /// Reads an expression of either form back, with any symbols; an axis takes its output size at the last gate that touches it. An expression does not say
+    /// where sizes change, so that a plan whose axis changes before its last gate does not come back.
     ///
     /// The operands must stand in order of application. An expression that starts with `...` is the apply form.
     ///

@@ -5,7 +5,7 @@
 
 use crate::{Plan, PlanError, Real};
 
-/// Draws every gate uniformly with variance `1/K`, which keeps the norm of the input in expectation.
+/// Draws every gate uniformly with variance `1/K`: square gates keep the expected squared norm of the input, others multiply it by rows over columns.
 ///
 /// `g ~ U(-sqrt(3/K), +sqrt(3/K))`, `K` = columns of the gate. The paper gives no formula; this is what the authors' program does: the slope
 /// `a = sqrt(5)` that it passes to its initialiser has no effect, as checked by running it.

@@ -23,10 +23,12 @@ impl<T: Real> Kept<T> {
     }
 }
 
-/// [`crate::apply`], to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. There is none of it for a matrix unit.
+/// [`crate::apply`], to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. In `T`'s own arithmetic: there is no
+/// such function on a [`unit`](mod@crate::unit).
 ///
 /// # Panics
 /// As [`crate::apply`].
+#[track_caller]
 pub fn apply_keeping<T: Real>(
     plan: &Plan,
     gates: &[T],
@@ -45,7 +47,8 @@ pub fn apply_keeping<T: Real>(
     keeping::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
 }
 
-/// [`crate::backward`], to the bit, with what [`apply_keeping`] kept of the same gates and `x`.
+/// [`crate::backward`], to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others, gradients are
+/// wrong.
 ///
 /// ```
 /// use quanta_circuit::{Kept, Plan, apply_keeping, backward, backward_kept};
@@ -63,7 +66,8 @@ pub fn apply_keeping<T: Real>(
 /// ```
 ///
 /// # Panics
-/// As [`crate::backward`], and where `kept` is of another plan or another shape.
+/// As [`crate::backward`], and where `kept` holds nothing, or is of another plan or another shape.
+#[track_caller]
 pub fn backward_kept<T: Real>(
     plan: &Plan,
     gates: &[T],
@@ -79,6 +83,6 @@ pub fn backward_kept<T: Real>(
     circuit::check_gradients(plan, gates, x, d_in, dy, d_out, dx.as_deref(), dgates.as_deref());
     let shape = [x.len() / d_in, d_in, d_out];
     let same = kept.made_for.as_ref().is_some_and(|(of, at)| of == plan && *at == shape);
-    assert!(same, "what was kept is of another circuit, or of other tokens");
+    assert!(same, "nothing was kept, or of another circuit, or of other tokens");
     tiled::backward(T::kernels(), plan, gates, x, d_in, dy, d_out, scale, dx, dgates, Some(&kept.values));
 }

@@ -37,7 +37,8 @@
 //! [`Plan`] describes (as text, einsum, picture), [`init`] fills, [`apply`] and [`backward`] compute, [`reference`](mod@reference) judges,
 //! [`apply_each`] shares an input, [`apply_keeping`] and [`backward_kept`] trade memory for operations, [`apply_on`] and [`backward_on`]
 //! compute in the arithmetic of a matrix [`unit`](mod@unit), [`operator`](fn@operator) and [`pull_back`] go to the full matrix and back, [`Plan::cost`]
-//! counts, and [`theory`] asks what circuits can represent. No files, no models: those are other crates' work.
+//! counts, and [`theory`] asks what circuits can represent. No files, no models: those are other crates' work. `examples/circuit.rs` goes through most of it,
+//! `docs/circuit.md`, `universality.md`, `rank.md` and `openness.md` of the repository have kernels' times and the theorems' derivations.
 
 mod circuit;
 mod cost;

@@ -32,6 +32,8 @@ struct Chain<'a> {
     reversed: bool,
     links: Vec<Link>,
     flops: u64,
+    /// Those of the last link.
+    last_flops: u64,
     /// For every active feature of the finished tiles, its place in the flat active index.
     features: Vec<usize>,
     /// For every index of the axes that no gate touches, its place in the flat active and passive indices.
@@ -59,7 +61,7 @@ impl<'a> Chain<'a> {
         let mut dims = vec![1; axes];
         let mut touched = vec![false; axes];
         let mut columns = 1u64;
-        let (mut links, mut flops) = (Vec::new(), 0);
+        let (mut links, mut flops, mut last_flops) = (Vec::new(), 0, 0);
         let order: Vec<usize> = (0..plan.gates().len()).collect();
         for &index in order.iter().rev().filter(|_| reversed).chain(order.iter().filter(|_| !reversed)) {
             let gate = &plan.gates()[index];
@@ -80,7 +82,8 @@ impl<'a> Chain<'a> {
             }
             let step = Step::on(&dims, &positions, &after);
             columns = columns.saturating_mul(branches.len() as u64);
-            flops += 2 * columns * (step.out_len() * step.cols()) as u64;
+            last_flops = 2 * columns * (step.out_len() * step.cols()) as u64;
+            flops += last_flops;
             for (i, &position) in positions.iter().enumerate() {
                 dims[position] = after[i];
                 touched[position] = true;
@@ -90,7 +93,7 @@ impl<'a> Chain<'a> {
         let features = places(active, &strides(active), |axis| touched[axis]);
         let active_untouched = places(active, &strides(active), |axis| !touched[axis]);
         let untouched = active_untouched.into_iter().zip(places(passive, &passive_strides, |axis| !touched[axis]));
-        Self { plan, reversed, links, flops, features, untouched: untouched.collect() }
+        Self { plan, reversed, links, flops, last_flops, features, untouched: untouched.collect() }
     }
 
     fn cheapest(plan: &'a Plan) -> Self {
@@ -181,15 +184,21 @@ fn next_tiles<T: Real>(
 ) -> Vec<Tile<T>> {
     let count = link.branches.len();
     let packs: Vec<_> = (0..count).map(|branch| packed(kernels, chain, link, branch, gates, false)).collect();
-    let next = |index: usize| {
+    let next = |(index, columns): (usize, Vec<usize>)| {
         let (tile, branch) = (&tiles[index / count], index % count);
         let mut values = vec![T::ZERO; link.step.out_len() * width];
         with_scratch(kernels.forward_scratch(&link.step), |panel| {
             kernels.forward_between(&link.step, &packs[branch], &tile.values, &mut values, width, panel);
         });
-        Tile { values, columns: tile.columns.iter().map(|column| column + link.branches[branch].0).collect() }
+        Tile { values, columns }
     };
-    (0..tiles.len() * count).into_par_iter().map(next).collect()
+    columns_behind(link, tiles).enumerate().collect::<Vec<_>>().into_par_iter().map(next).collect()
+}
+
+/// The columns of the tiles behind a link: for every tile those of each branch.
+fn columns_behind<T>(link: &Link, tiles: &[Tile<T>]) -> impl Iterator<Item = Vec<usize>> {
+    let of = |tile: &Tile<T>, branch: usize| tile.columns.iter().map(|column| column + branch).collect();
+    tiles.iter().flat_map(move |tile| link.branches.iter().map(move |&(branch, _)| of(tile, branch)))
 }
 
 /// The full operator: the matrix `[plan.out_len(), plan.in_len()]`, row-major, with `T(x) = operator * x` (paper, Eq. 7).
@@ -204,6 +213,7 @@ fn next_tiles<T: Real>(
 /// assert_eq!(matrix[..8], [1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0]);
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
+#[track_caller]
 pub fn operator<T: Real>(plan: &Plan, gates: &[T]) -> Vec<T> {
     assert_eq!(gates.len(), plan.parameters(), "the plan needs {} gate values", plan.parameters());
     let (kernels, chain) = (T::kernels(), Chain::cheapest(plan));
@@ -251,11 +261,12 @@ fn write_rows<T: Real>(chain: &Chain<'_>, tiles: &[Tile<T>], width: usize, opera
 
 /// Adds to `dgates` the gradient of the gates, given the gradient of the operator: `dgates += d<doperator, operator>/dgates`.
 ///
-/// With it a whole step of training needs only the gradient of the merged weight. Keeps all intermediate tensors, which the last gates make as large
-/// as the operator; costs two to three times [`operator`].
+/// With it a whole step of training needs only the gradient of the merged weight. Computes and keeps the tensors between the gates; costs two to three times
+/// [`operator`], see [`Plan::cost`].
 ///
 /// # Panics
 /// Where a slice does not have the length that the plan asks for.
+#[track_caller]
 pub fn pull_back<T: Real>(plan: &Plan, gates: &[T], doperator: &[T], dgates: &mut [T]) {
     assert_eq!(gates.len(), plan.parameters(), "the plan needs {} gate values", plan.parameters());
     assert_eq!(doperator.len(), plan.out_len() * plan.in_len(), "doperator must have the shape of the operator");
@@ -264,13 +275,18 @@ pub fn pull_back<T: Real>(plan: &Plan, gates: &[T], doperator: &[T], dgates: &mu
     let width = 2 * kernels.lanes;
     let Some(first) = chain.links.first() else { return };
     let mut levels = vec![first_tiles(&chain, gates, width)];
-    for link in chain.links.iter().skip(1) {
+    // what stands behind the last gate is the operator itself, which no gradient needs
+    for link in chain.links.iter().take(chain.links.len() - 1).skip(1) {
         levels.push(next_tiles(kernels, &chain, link, gates, &levels[levels.len() - 1], width));
     }
-    let last = &levels[levels.len() - 1];
-    let gradient_of = |tile: &Tile<T>| {
-        let mut gradient = vec![T::ZERO; tile.values.len()];
-        for (c, &column) in tile.columns.iter().enumerate() {
+    let tiles = &levels[levels.len() - 1];
+    let (len, columns): (usize, Vec<Vec<usize>>) = match &chain.links[1..] {
+        [] => (first.step.rows() * width, tiles.iter().map(|tile| tile.columns.clone()).collect()),
+        [.., last] => (last.step.out_len() * width, columns_behind(last, tiles).collect()),
+    };
+    let gradient_of = |columns: &Vec<usize>| {
+        let mut gradient = vec![T::ZERO; len];
+        for (c, &column) in columns.iter().enumerate() {
             for &(active, passive) in &chain.untouched {
                 for (f, &feature) in chain.features.iter().enumerate() {
                     gradient[f * width + c] += doperator[chain.place(active + feature, passive + column)];
@@ -279,7 +295,7 @@ pub fn pull_back<T: Real>(plan: &Plan, gates: &[T], doperator: &[T], dgates: &mu
         }
         gradient
     };
-    let mut gradients: Vec<Vec<T>> = last.par_iter().map(gradient_of).collect();
+    let mut gradients: Vec<Vec<T>> = columns.par_iter().map(gradient_of).collect();
     for (index, link) in chain.links.iter().enumerate().skip(1).rev() {
         gradients = previous(kernels, &chain, link, gates, &levels[index - 1], gradients, dgates, width);
     }
@@ -340,6 +356,12 @@ fn previous<T: Real>(
 /// Floating-point operations of [`operator`].
 pub(crate) fn operator_flops(plan: &Plan) -> u64 {
     Chain::cheapest(plan).flops
+}
+
+/// Floating-point operations of [`pull_back`]: all gates but the last again, and two products for each.
+pub(crate) fn pull_back_flops(plan: &Plan) -> u64 {
+    let chain = Chain::cheapest(plan);
+    3 * chain.flops - chain.last_flops
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum PlanError {
     /// The circuit has too few axes for what was asked.
-    #[error("a circuit needs at least {needed} axes, got {got}: split the dimension further, e.g. 4096 = 16-8-8-4")]
+    #[error("{} at least {needed} axes, got {got}: split the dimension, e.g. 4096 = 16-8-8-4", if *needed > 1 { "gates on all pairs need" } else { "a circuit needs" })]
     TooFewAxes {
         /// The least number of axes.
         needed: usize,
@@ -170,7 +170,8 @@ impl Gate {
     }
 }
 
-/// A validated circuit plan: input and output axes and the gates in order of application.
+/// A validated circuit plan: input and output axes and the gates in order of application. Read from text and written as text by `parse` and `to_string`, in
+/// the grammar of its [`FromStr`](#impl-FromStr-for-Plan).
 ///
 /// ```
 /// use quanta_circuit::Plan;
@@ -195,6 +196,15 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] where an axis does not exist, is empty or is named twice, or the circuit is too large to count.
+    ///
+    /// ```
+    /// use quanta_circuit::Plan;
+    /// // axis -1 shrinks from 4 to 3, then a gate on both axes
+    /// let plan = Plan::new(&[6, 4], &[(vec![-1], Some(vec![3])), (vec![-2, -1], None)])?;
+    /// assert_eq!((plan.out_dims(), plan.parameters()), (&[6, 3][..], 3 * 4 + 18 * 18));
+    /// assert_eq!(plan.gates()[1].shape(), [6, 3, 6, 3]); // as an operand of einsum, too
+    /// # Ok::<(), quanta_circuit::PlanError>(())
+    /// ```
     pub fn new(in_dims: &[usize], gates: &[(Vec<isize>, Option<Vec<usize>>)]) -> Result<Self, PlanError> {
         let axes = in_dims.len();
         if axes == 0 {

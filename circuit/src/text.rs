@@ -33,7 +33,9 @@ pub enum TextError {
         text: String,
     },
     /// The gates' own output sizes contradict the output dims.
-    #[error("the gates produce axes {got}, but the plan says `-> {stated}`: correct one of them")]
+    #[error(
+        "the gates produce axes {got}, but the plan says `-> {stated}`: where one gate states sizes, every gate that changes one must; or correct either"
+    )]
     OutDims {
         /// What the gates produce.
         got: String,
@@ -113,6 +115,24 @@ impl Reader<'_> {
     }
 }
 
+/// ```text
+/// plan  = dims [ "->" dims ] [ ":" { item } ]
+/// dims  = size { "-" size }
+/// item  = "pairs" | "(" axis [ "," axis ] ")" [ "->" "(" size [ "," size ] ")" ]
+/// ```
+/// Spaces do not matter. Dims alone are the all-pairs plan. After a colon come the gates in order of application, by their axes counted from the end, and none
+/// after an empty one; `pairs` stands for all pairs in the paper's order. Output dims make an axis change size at its last gate, unless a gate says itself what
+/// sizes it makes: then every gate that changes one must, and output dims are compared with the result.
+///
+/// ```
+/// use quanta_circuit::Plan;
+/// let plan: Plan = "6-4: (-1)->(3) (-1,-2)".parse()?;
+/// assert_eq!(plan.out_dims(), [6, 3]);
+/// assert_eq!(plan.to_string().parse::<Plan>()?, plan);
+/// assert_eq!("16-8-8-4: pairs pairs".parse::<Plan>()?.gates().len(), 12); // two layers
+/// assert_eq!("6-4 -> 6-3: (-1,-2)".parse::<Plan>()?, Plan::between(&[6, 4], &[6, 3], &[vec![-1, -2]])?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl FromStr for Plan {
     type Err = TextError;
 

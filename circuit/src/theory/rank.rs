@@ -28,6 +28,18 @@ pub enum RankError {
     /// The values are not finite.
     #[error("the values are not finite: a rank needs finite numbers")]
     NotFinite,
+    /// A rank that no matrix of the gate's shape has.
+    #[error("gate {gate} is [{rows}, {cols}]: its rank cannot be {rank}")]
+    Impossible {
+        /// Index of the gate in order of application.
+        gate: usize,
+        /// Its output size.
+        rows: usize,
+        /// Its input size.
+        cols: usize,
+        /// The rank given.
+        rank: usize,
+    },
 }
 
 /// Bounds for the rank of a circuit's operator, both inclusive.
@@ -56,7 +68,7 @@ pub struct NumericalRank {
 /// `lower = sum_a r_a - sum_(0 < a < N_T) n_a`, at least 0. For square gates these are the paper's. A plan without gates is the identity.
 ///
 /// # Errors
-/// [`RankError::Length`] where there is not one rank for each gate.
+/// [`RankError::Length`] where there is not one rank for each gate, [`RankError::Impossible`] where a gate is too small for its.
 ///
 /// ```
 /// use quanta_circuit::{Plan, theory::rank::bounds};
@@ -73,7 +85,11 @@ pub fn bounds(plan: &Plan, gate_ranks: &[usize]) -> Result<RankBounds, RankError
     let mut upper = sizes.iter().copied().min().unwrap_or(0);
     let mut total = 0;
     for (index, (gate, &rank)) in plan.gates().iter().zip(gate_ranks).enumerate() {
-        let full = rank.min(gate.rows()).min(gate.cols()) * (sizes[index] / gate.cols());
+        let (rows, cols) = (gate.rows(), gate.cols());
+        if rank > rows.min(cols) {
+            return Err(RankError::Impossible { gate: index, rows, cols, rank });
+        }
+        let full = rank * (sizes[index] / cols);
         upper = upper.min(full);
         total += full;
     }
@@ -156,7 +172,7 @@ fn inverse(a: u64) -> u64 {
     result
 }
 
-/// Exact rank, over the field of [`PRIME`] elements, of a row-major matrix of numbers below the prime.
+/// Exact rank, over the field of [`PRIME`] elements, of a row-major matrix of numbers, taken modulo the prime: `-n` is `PRIME - n`.
 ///
 /// For integers, at most the rank over the rationals, and equal to it unless the prime divides a minor.
 ///
@@ -185,7 +201,7 @@ pub fn exact_rank(values: &[u64], rows: usize, cols: usize) -> Result<usize, Ran
     Ok(rank)
 }
 
-/// The operator of a circuit over the field of [`PRIME`] elements: row-major `[out_len, in_len]`.
+/// The operator of a circuit over the field of [`PRIME`] elements: row-major `[out_len, in_len]`, from gates taken modulo the prime, as in [`exact_rank`].
 ///
 /// # Errors
 /// [`RankError::Length`] where `gates` does not fit the plan.

@@ -23,7 +23,7 @@ pub const RAISED: f64 = 1e-15;
 /// Which numbers the gates may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
-    /// Real gates only; a negative determinant is an error.
+    /// Real gates only; a negative determinant is an error on three or more axes longer than 1. On fewer, one gate is the matrix.
     Real,
     /// Complex gates where the determinant is negative, real ones everywhere else.
     RealOrComplex,
@@ -52,7 +52,7 @@ pub enum UniversalityError {
     /// The matrix has infinite numbers or NaN.
     #[error("the matrix has values that are not finite: remove them")]
     NotFinite,
-    /// No real circuit exists.
+    /// No real circuit exists, on three or more axes longer than 1.
     #[error(
         "the determinant is negative: on three or more axes of even size a real gate acts as G (x) I with an even number of copies, so its determinant is \
          det(G)^even >= 0, and no product of real gates equals or approaches this matrix; allow complex gates"
@@ -87,11 +87,12 @@ pub struct Decomposition {
 
 /// Writes a matrix as a circuit on the given axes.
 ///
-/// `values` is row-major, `[d, d]` with `d` the product of `dims`. Costs `O(d^3)` operations, and memory for the gates' values: at most about `4^M` gates.
+/// `values` is row-major, `[d, d]` with `d` the product of `dims`. Costs `O(d^3)` operations, and memory for the gates' values: at most about `4^M` gates for
+/// `d = 2^M`.
 ///
 /// # Errors
-/// [`UniversalityError`] where the axes are no powers of two, the matrix does not fit them or is not finite, or only real gates are allowed
-/// and the determinant is negative.
+/// [`UniversalityError`] where there are no axes or they are no powers of two, the matrix does not fit them or is not finite, a singular value decomposition
+/// does not converge, or only real gates are allowed and the determinant is negative on three or more axes longer than 1.
 ///
 /// ```
 /// use quanta_circuit::theory::universality::{Field, decompose};
