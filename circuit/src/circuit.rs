@@ -34,10 +34,10 @@ pub fn apply<T: Real>(plan: &Plan, gates: &[T], x: &[T], d_in: usize, y: &mut [T
 
 /// [`apply`] in the arithmetic of a matrix unit: in f32, gates and features become sums of two bf16 numbers each, 2^-17 off at most, and the product of
 /// the two lower parts is left out, 2^-16 of the product at most; sums in f32. What is infinite, and what overflows, may become NaN. In f64, for
-/// `None`, and on [`Unit::Pairs`], it is [`apply`].
+/// `None`, and for [`Unit::Pairs`] on any machine, it is [`apply`].
 ///
 /// # Panics
-/// As [`apply`], and in f32 where the machine does not have the unit, which [`unit::usable`](crate::unit::usable) (AMX) and
+/// As [`apply`], and in f32 where the machine does not have another unit, which [`unit::usable`](crate::unit::usable) (AMX) and
 /// [`unit::has_pairs`](crate::unit::has_pairs) tell.
 #[track_caller]
 pub fn apply_on<T: Real>(
@@ -90,7 +90,10 @@ pub struct CircuitSum<'a, T> {
 pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut [CircuitSum<'_, T>]) {
     for sum in sums.iter() {
         check_rows(x, d_in, sum.y, sum.d_out);
-        sum.terms.iter().for_each(|(gates, _)| check_gates(sum.plan, gates));
+        // a loop, so that the caller's place is named
+        for (gates, _) in sum.terms {
+            check_gates(sum.plan, gates);
+        }
     }
     tiled::apply_each(unit.map_or_else(T::kernels, T::applied_on), x, d_in, sums);
 }
@@ -122,7 +125,8 @@ pub fn backward<T: Real>(
 }
 
 /// [`backward`] in the arithmetic of [`apply_on`], gate gradients included. On [`Unit::Pairs`], in f32, both operands of every product (gates, features, their
-/// gradients) are rounded to one bf16 number each, 2^-9 off at most; sums in f32. That takes half the multiplications.
+/// gradients) are rounded to one bf16 number each, to nearest, 2^-9 off at most; sums in f32. Subnormal numbers count as zero, numbers above the largest of bf16
+/// as infinite, and where products overflow, infinity may stand for NaN. That takes half the instructions.
 ///
 /// # Panics
 /// As [`backward`], and in f32 where the machine does not have the unit.

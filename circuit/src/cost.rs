@@ -6,7 +6,7 @@
 
 use crate::Plan;
 use crate::kernel::schedule::{Schedule, Step};
-use crate::operator::{operator_flops, pull_back_flops};
+use crate::operator;
 
 /// Counts for one circuit on one site; see [`Plan::cost`]. An operation is an addition or a multiplication. What padding and truncation make dead is left out
 /// of the operations for tokens, and counted in what is of the whole circuit: parameters, the operator, their bytes.
@@ -60,14 +60,14 @@ impl Plan {
         // The last gate's output is not computed again.
         let again = forward_flops - schedule.steps.last().map_or(0, flops);
         let kept: usize = schedule.steps.iter().map(Step::in_len).sum();
-        let (operator_flops, bytes) = (operator_flops(self), bytes_per_number as u64);
+        let ([operator_flops, pull_back_flops], bytes) = (operator::flops(self), bytes_per_number as u64);
         Cost {
             parameters: self.parameters() as u64,
             forward_flops,
             backward_flops: again + 2 * forward_flops,
             dense_flops: 2 * (d_in * d_out) as u64,
             operator_flops,
-            pull_back_flops: pull_back_flops(self),
+            pull_back_flops,
             gate_bytes: self.parameters() as u64 * bytes,
             operator_bytes: (self.in_len() * self.out_len()) as u64 * bytes,
             tile_bytes_per_token: (kept + 2 * schedule.max_len) as u64 * bytes,

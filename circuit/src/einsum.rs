@@ -27,7 +27,7 @@ pub enum EinsumError {
     },
     /// A gate reads a symbol that no axis has at this point.
     #[error(
-        "gate {gate} reads `{symbol}`, which no axis has there: read an axis's present symbol, gates in order of application"
+        "gate {gate} reads `{symbol}`, which no axis has there: list the gates in order of application, each reading the symbols its axes have by then"
     )]
     NotCurrent {
         /// Index of the gate in the expression.

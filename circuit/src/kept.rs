@@ -83,6 +83,6 @@ pub fn backward_kept<T: Real>(
     circuit::check_gradients(plan, gates, x, d_in, dy, d_out, dx.as_deref(), dgates.as_deref());
     let shape = [x.len() / d_in, d_in, d_out];
     let same = kept.made_for.as_ref().is_some_and(|(of, at)| of == plan && *at == shape);
-    assert!(same, "nothing was kept, or of another circuit, or of other tokens");
+    assert!(same, "nothing was kept by `apply_keeping` with this plan, d_in, d_out and number of tokens");
     tiled::backward(T::kernels(), plan, gates, x, d_in, dy, d_out, scale, dx, dgates, Some(&kept.values));
 }

@@ -82,7 +82,8 @@ impl<'a> Chain<'a> {
             }
             let step = Step::on(&dims, &positions, &after);
             columns = columns.saturating_mul(branches.len() as u64);
-            last_flops = 2 * columns * (step.out_len() * step.cols()) as u64;
+            // the first gate is copied
+            last_flops = if links.is_empty() { 0 } else { 2 * columns * (step.out_len() * step.cols()) as u64 };
             flops += last_flops;
             for (i, &position) in positions.iter().enumerate() {
                 dims[position] = after[i];
@@ -353,15 +354,10 @@ fn previous<T: Real>(
     gradients
 }
 
-/// Floating-point operations of [`operator`].
-pub(crate) fn operator_flops(plan: &Plan) -> u64 {
-    Chain::cheapest(plan).flops
-}
-
-/// Floating-point operations of [`pull_back`]: all gates but the last again, and two products for each.
-pub(crate) fn pull_back_flops(plan: &Plan) -> u64 {
+/// Floating-point operations of [`operator`] and of [`pull_back`], which computes all gates but the last again and two products for each.
+pub(crate) fn flops(plan: &Plan) -> [u64; 2] {
     let chain = Chain::cheapest(plan);
-    3 * chain.flops - chain.last_flops
+    [chain.flops, 3 * chain.flops - chain.last_flops]
 }
 
 #[cfg(test)]
@@ -409,9 +405,18 @@ mod tests {
     }
 
     #[test]
+    fn pulling_back_costs_two_products_a_gate_and_all_but_the_last_again() {
+        // from the end: the gate on both axes is copied, the other two meet its 64 x 64 values with sums of 8
+        let plan = Plan::free(&[8, 8], &[vec![-1], vec![-2], vec![-1, -2]]).unwrap();
+        let gate = 2 * 64 * 64 * 8;
+        assert_eq!(flops(&plan), [2 * gate, 2 * 2 * gate + gate]);
+        assert_eq!(flops(&Plan::free(&[8, 8], &[vec![-1]]).unwrap()), [0, 0]);
+    }
+
+    #[test]
     fn contraction_costs_are_those_of_good_trees() {
         for (text, gflop) in [("16-8-8-4", 2.85), ("16-16-16", 9.13), ("16-16-4-4", 3.40), ("16-8-8-5", 5.2)] {
-            let flops = operator_flops(&text.parse().unwrap()) as f64 / 1e9;
+            let [flops, _] = flops(&text.parse().unwrap()).map(|flops| flops as f64 / 1e9);
             assert!((flops / gflop - 1.0).abs() < 0.02, "{text}: {flops} GFLOP");
         }
     }

@@ -11,7 +11,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum PlanError {
     /// The circuit has too few axes for what was asked.
-    #[error("{} at least {needed} axes, got {got}: split the dimension, e.g. 4096 = 16-8-8-4", if *needed > 1 { "gates on all pairs need" } else { "a circuit needs" })]
+    #[error("{needed} axes or more are needed, got {got}: split the dimension, e.g. 4096 = 16-8-8-4")]
     TooFewAxes {
         /// The least number of axes.
         needed: usize,

@@ -1,13 +1,6 @@
 //! Plans as text: what a config file holds and what a person types.
 //!
-//! ```text
-//! plan  = dims [ "->" dims ] [ ":" { item } ]
-//! dims  = size { "-" size }
-//! item  = "pairs" | "(" axis [ "," axis ] ")" [ "->" "(" size [ "," size ] ")" ]
-//! ```
-//! `16-8-8-4` alone is the all-pairs plan. After a colon come the gates in order of application, by their axes counted from the end; `pairs` stands for
-//! all pairs in the paper's order, so `16-8-8-4: pairs pairs` has two layers. Output dims make an axis change size at its last gate; a gate may
-//! also say itself what sizes it produces: `4-6: (-1)->(3) (-1,-2)`. The checks of the plan itself are in [`crate::Plan`].
+//! The grammar stands at `FromStr for Plan`; the checks of the plan itself are in [`crate::Plan`].
 
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
@@ -34,7 +27,7 @@ pub enum TextError {
     },
     /// The gates' own output sizes contradict the output dims.
     #[error(
-        "the gates produce axes {got}, but the plan says `-> {stated}`: where one gate states sizes, every gate that changes one must; or correct either"
+        "the gates produce axes {got}, but the plan says `-> {stated}`: correct one of them (if one gate states its sizes, every gate that changes sizes must)"
     )]
     OutDims {
         /// What the gates produce.
@@ -115,6 +108,8 @@ impl Reader<'_> {
     }
 }
 
+/// A plan from text:
+///
 /// ```text
 /// plan  = dims [ "->" dims ] [ ":" { item } ]
 /// dims  = size { "-" size }

@@ -2,7 +2,8 @@
 //!
 //! A tile holds its features as rows and its tokens as columns (tokens innermost), so every gate on any axes is, for each index of the other axes, one
 //! small product `Y = G X` whose rows lie at fixed offsets and whose columns are contiguous. Symbols: `G` the gate `[rows, cols]`, `X`/`Y` its input
-//! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is up to three vector registers of columns. The innermost loop keeps a block of gate
+//! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is up to three vector registers of columns, backward up to four of operands, whose lanes
+//! hold one number or a pair ([`Vector::ELEMENTS`]). The innermost loop keeps a block of gate
 //! rows times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
 //! evicting one another from the first-level cache, and lets `Y` overwrite `X`.
 //!
@@ -62,9 +63,13 @@ pub(crate) fn forward_scratch(step: &Step, lanes: usize) -> usize {
     step.cols() * TOGETHER * lanes
 }
 
-/// Numbers of scratch that [`backward`] needs for a step.
+/// Registers of operands of a panel of [`backward`], at most: each is `ELEMENTS` registers of columns.
+const WIDE: usize = 4;
+
+/// Numbers of scratch that [`backward`] needs for a step: the rows of `dY` and the padded ones of `X`, columns summed over. Rows of `dY` summed over take no
+/// more afterwards: half as many lanes, rounded up, of twice the columns where lanes hold pairs.
 pub(crate) fn backward_scratch(step: &Step, lanes: usize) -> usize {
-    (step.rows() + step.cols().next_multiple_of(lanes)) * 4 * lanes
+    (step.rows() + step.cols().next_multiple_of(lanes)) * WIDE * lanes
 }
 
 /// `C[rows r, panel] (+)= sum_k A[r, k] B[k, panel]` for `R` rows and `N` registers, all in registers.
@@ -314,7 +319,8 @@ pub(crate) unsafe fn backward<V: Vector>(gate: &BackwardGate<'_, V::Element>) {
             let mut column = 0;
             while column < run {
                 let left = (run - column) / V::LANES;
-                let registers = if V::ELEMENTS > 1 && left >= 8 { 8 } else { left.min(4) };
+                let widest = WIDE * V::ELEMENTS;
+                let registers = if left >= widest { widest } else { left.min(WIDE) };
                 // SAFETY: as in `forward`.
                 unsafe {
                     match registers {
@@ -386,21 +392,12 @@ unsafe fn gather_transposed<V: Vector, const N: usize>(
     to: *mut V::Element,
     padded: usize,
 ) {
+    if V::ELEMENTS > 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { gather_transposed_pairs::<V, N>(src, offsets, width, to, padded) };
+    }
     let zeros = [V::Element::default(); 16];
     for first in (0..padded).step_by(V::LANES) {
-        if V::ELEMENTS > 1 {
-            let mut block = [[V::Element::default(); 16]; 64];
-            for i in 0..V::LANES {
-                // SAFETY: the caller's promise; a row of the block is one register, and four of them are as many as N makes.
-                unsafe { gather_along::<V, N>(src, offsets, first + i, width, block[4 * i].as_mut_ptr()) };
-            }
-            for register in 0..deep::<V>(N) {
-                let rows: [_; 16] = std::array::from_fn(|i| block[4 * i + register].as_ptr());
-                // SAFETY: the caller's promise.
-                unsafe { V::transpose_to(&rows, to.add(register * V::LANES * padded + first), padded) };
-            }
-            continue;
-        }
         for n in 0..N {
             let mut rows = [zeros.as_ptr(); 16];
             for i in 0..V::LANES.min(offsets.len() - first) {
@@ -409,6 +406,35 @@ unsafe fn gather_transposed<V: Vector, const N: usize>(
             }
             // SAFETY: the caller's promise; a padding row is one register of zeros.
             unsafe { V::transpose_to(&rows, to.add(n * V::LANES * padded + first), padded) };
+        }
+    }
+}
+
+/// [`gather_transposed`] where lanes hold pairs, which are made before they are transposed.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn gather_transposed_pairs<V: Vector, const N: usize>(
+    src: *const V::Element,
+    offsets: &[usize],
+    width: usize,
+    to: *mut V::Element,
+    padded: usize,
+) {
+    const { assert!(V::ELEMENTS == 1 || V::LANES == 16 && deep::<V>(N) <= WIDE, "a block of 16 rows of registers") };
+    let mut block = [[[V::Element::default(); 16]; WIDE]; 16];
+    for first in (0..padded).step_by(V::LANES) {
+        for (i, row) in block.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; a row of the block has as many registers as N makes.
+            unsafe {
+                gather_along::<V, N>(src, offsets, first + i, width, row.as_flattened_mut().as_mut_ptr());
+            }
+        }
+        for register in 0..deep::<V>(N) {
+            let rows: [_; 16] = std::array::from_fn(|i| block[i][register].as_ptr());
+            // SAFETY: the caller's promise.
+            unsafe { V::transpose_to(&rows, to.add(register * V::LANES * padded + first), padded) };
         }
     }
 }

@@ -65,17 +65,18 @@ mod tests {
     use super::*;
     use crate::Plan;
     use crate::kernel::schedule::Schedule;
-    use crate::kernel::vector::Portable;
+    use crate::kernel::unit::low;
+    use crate::kernel::vector::{Portable, plain_pairs::PlainPairs};
 
-    /// [`pack`] in blocks of four, or of eight where that is what a register asks for.
-    fn visits_every_value_once<V: Vector<Element = f64>>() {
+    #[test]
+    fn packing_visits_every_value_once() {
         let plan = Plan::all_pairs(&[3, 5, 2]).unwrap();
         let gates: Vec<f64> = (0..plan.parameters()).map(|i| i as f64).collect();
         for step in Schedule::new(&plan, 30, 30).steps {
-            let ([rows, cols], len) = (step.places(), packed_len::<V>(step.rows(), step.cols()));
+            let ([rows, cols], len) = (step.places(), packed_len::<Portable<f64, 2>>(step.rows(), step.cols()));
             let (mut packed, mut transposed) = (vec![-1.0; len], vec![-1.0; len]);
-            pack::<V>(&gates, &rows, &cols, &mut packed);
-            pack::<V>(&gates, &cols, &rows, &mut transposed);
+            pack::<Portable<f64, 2>>(&gates, &rows, &cols, &mut packed);
+            pack::<Portable<f64, 2>>(&gates, &cols, &rows, &mut transposed);
             packed.sort_by(f64::total_cmp);
             transposed.sort_by(f64::total_cmp);
             let expected = &gates[step.offset..step.offset + len];
@@ -84,7 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn packing_visits_every_value_once() {
-        visits_every_value_once::<Portable<f64, 2>>();
+    fn pairs_hold_neighbouring_columns_in_blocks_of_rows() {
+        // 5 x 3 in a block of four rows and one of one, a zero beside the third column
+        let gates: Vec<f32> = (1..16).map(|i| i as f32).collect();
+        let (rows, cols) = ([0, 3, 6, 9, 12], [0, 1, 2]);
+        let mut packed = vec![0.0; packed_len::<PlainPairs>(5, 3)];
+        pack::<PlainPairs>(&gates, &rows, &cols, &mut packed);
+        let pair = |lane: &f32| [low(lane.to_bits()), low(lane.to_bits() >> 16)];
+        let expected = [[1, 2], [4, 5], [7, 8], [10, 11], [3, 0], [6, 0], [9, 0], [12, 0], [13, 14], [15, 0]];
+        assert_eq!(packed[..10].iter().map(pair).collect::<Vec<_>>(), expected.map(|pair| pair.map(|i| i as f32)));
+        // the transpose has as many words, though it needs fewer: 3 x 5 in blocks of two and one
+        pack::<PlainPairs>(&gates, &cols, &rows, &mut packed);
+        let expected = [[1, 4], [2, 5], [7, 10], [8, 11], [13, 0], [14, 0], [3, 6], [9, 12], [15, 0]];
+        assert_eq!(packed[..9].iter().map(pair).collect::<Vec<_>>(), expected.map(|pair| pair.map(|i| i as f32)));
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::unit::{self, Unit};
 use super::unit_kernels::gradients_on;
+use super::vector::plain_pairs::PLAIN_PAIRS;
 use super::{Kernels, keeping, reference, tiled, vector};
 use crate::{CircuitSum, Plan, Real};
 
@@ -139,9 +140,10 @@ fn on_units() -> Vec<&'static Kernels<f32>> {
     amx.into_iter().chain([gradients_on(Unit::Portable)]).collect()
 }
 
-/// The kernels of pairs, where this machine has them.
-fn pairs() -> Option<&'static Kernels<f32>> {
-    unit::has_pairs().then(|| gradients_on(Unit::Pairs))
+/// The kernels of pairs that this machine can run, the one of its instructions first.
+fn pairs() -> Vec<&'static Kernels<f32>> {
+    let vectors = unit::has_pairs().then(|| gradients_on(Unit::Pairs));
+    vectors.into_iter().chain([&PLAIN_PAIRS]).collect()
 }
 
 fn every_kernel(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
@@ -150,7 +152,7 @@ fn every_kernel(plan: &Plan, tokens: usize, d_in: usize, d_out: usize) {
     // either factor is off by 2^-17 at most, and the product of two rests, 2^-16, is left out
     compare::<f32>(&on_units(), 0.5f64.powi(15), plan, tokens, d_in, d_out);
     // either factor is off by 2^-9 at most, and what comes out of one gate meets the next
-    compare::<f32>(pairs().as_slice(), 1.05 * 0.5f64.powi(8), plan, tokens, d_in, d_out);
+    compare::<f32>(&pairs(), 1.05 * 0.5f64.powi(8), plan, tokens, d_in, d_out);
 }
 
 proptest! {
@@ -232,15 +234,17 @@ fn pairs_of_short_numbers_equal_the_reference() {
     for (plan, tokens) in [(&odd, 1), (&odd, 20), (&odd, 150), (&wide, 33), (&wide, 300), (&last, 17), (&last, 100)] {
         let mut case = case::<f32>(plan, tokens, plan.in_len(), plan.out_len());
         [&mut case.gates, &mut case.x, &mut case.dy].into_iter().for_each(short);
-        compare_case(pairs().as_slice(), 0.0, plan, tokens, &case);
+        compare_case(&pairs(), 0.0, plan, tokens, &case);
     }
 }
 
 #[test]
 fn pairs_are_for_gradients_alone() {
     let plan = Plan::all_pairs(&[9, 8]).unwrap();
-    let Some(kernels) = pairs() else { return };
-    let case = case::<f32>(&plan, 50, 72, 72);
+    if !unit::has_pairs() {
+        return;
+    }
+    let (kernels, case) = (gradients_on(Unit::Pairs), case::<f32>(&plan, 50, 72, 72));
     let (on, [mut y, mut dx, mut dgates]) = (Some(Unit::Pairs), start(&case));
     crate::apply_on(on, &plan, &case.gates, &case.x, 72, &mut y, 72, -1.5);
     let (to_x, to_gates) = (Some(&mut dx[..]), Some(&mut dgates[..]));
@@ -389,7 +393,7 @@ fn what_was_kept_may_be_used_again_for_another_circuit() {
 }
 
 #[test]
-#[should_panic(expected = "nothing was kept, or of another circuit, or of other tokens")]
+#[should_panic(expected = "nothing was kept by `apply_keeping` with this plan")]
 fn what_was_kept_of_other_tokens_is_refused() {
     let plan = Plan::all_pairs(&[3, 2]).unwrap();
     let (case, mut kept) = (case::<f32>(&plan, 2, 6, 6), crate::Kept::new());

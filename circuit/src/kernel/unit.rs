@@ -17,6 +17,7 @@ pub const BLOCK: usize = SIDE * SIDE;
 
 /// What computes gates in bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unit {
     /// On the tiles of Intel's AMX. Subnormal numbers count as zero.
     Amx,
@@ -75,6 +76,24 @@ pub fn has_pairs() -> bool {
 pub fn words(numbers: &mut [f32]) -> &mut [u32] {
     // SAFETY: both types have size and alignment 4, and every bit pattern is a value of each.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
+}
+
+/// The bits of the nearest bf16 number, ties to even; what is not a number stays one.
+#[inline(always)]
+pub fn nearest(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+/// Where the halves of a register's words come from, in 16 bits each: one from its lower half, one from its upper half.
+pub const fn in_turn() -> [i16; SIDE] {
+    let mut places = [0; SIDE];
+    let mut i = 0;
+    while i < SIDE {
+        places[i] = (i / 2 + i % 2 * HALF) as i16;
+        i += 1;
+    }
+    places
 }
 
 /// The number in the lower half of a word.

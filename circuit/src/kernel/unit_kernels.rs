@@ -4,7 +4,9 @@
 use super::Kernels;
 use super::gate::{BackwardGate, ForwardGate};
 use super::parts;
-use super::unit::{HALF, Plain, Unit, has_pairs};
+#[cfg(target_arch = "x86_64")]
+use super::unit::has_pairs;
+use super::unit::{HALF, Plain, Unit};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::unit::{Tiles, usable};
 #[cfg(target_arch = "x86_64")]
@@ -52,13 +54,13 @@ unit_kernels!(AMX, "amx-bf16", Avx512F32, Tiles::take(), AVX512_F32, "avx512f,av
 /// Where the machine does not have it.
 pub(crate) fn gradients_on(unit: Unit) -> &'static Kernels<f32> {
     match unit {
+        #[cfg(target_arch = "x86_64")]
         Unit::Pairs => {
             assert!(has_pairs(), "AVX-512-BF16: not in this processor");
-            #[cfg(target_arch = "x86_64")]
-            return &AVX512_PAIRS;
-            #[cfg(not(target_arch = "x86_64"))]
-            unreachable!("no processor of this kind has it")
+            &AVX512_PAIRS
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        Unit::Pairs => panic!("AVX-512-BF16: not in this processor"),
         Unit::Portable => &PLAIN,
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         Unit::Amx => {
@@ -70,10 +72,10 @@ pub(crate) fn gradients_on(unit: Unit) -> &'static Kernels<f32> {
     }
 }
 
-/// The kernels that apply circuits on a unit, or in f32 beside one that takes gradients alone.
+/// The kernels that apply circuits on a unit; those of f32, on any machine, for one that takes gradients alone.
 ///
 /// # Panics
-/// As [`gradients_on`].
+/// Where the machine does not have the unit.
 pub(crate) fn applied_on(unit: Unit) -> &'static Kernels<f32> {
     if unit.applies() { gradients_on(unit) } else { best_f32() }
 }

@@ -205,5 +205,7 @@ pub(crate) use x86::{AVX512_F32, Avx512F32, has_avx512};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{AVX512_PAIRS, all_f32, all_f64};
 
+#[cfg(test)]
+pub(crate) mod plain_pairs;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -80,7 +80,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// let mut state = 1.0;
 /// let start = init::uniform(&plan, &mut || { state = (state * 7.31 + 0.17) % 1.0; state });
 /// let found = approximate(&plan, &target, &start, Effort::default())?;
-/// assert!(found.relative_error < 1e-12); // the target is one
+/// assert!(found.relative_error < 1e-12); // the target is such a product
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn approximate(

@@ -29,7 +29,7 @@ pub enum RankError {
     #[error("the values are not finite: a rank needs finite numbers")]
     NotFinite,
     /// A rank that no matrix of the gate's shape has.
-    #[error("gate {gate} is [{rows}, {cols}]: its rank cannot be {rank}")]
+    #[error("gate {gate} is [{rows}, {cols}]: its rank is at most {}, got {rank}", rows.min(cols))]
     Impossible {
         /// Index of the gate in order of application.
         gate: usize,
@@ -288,6 +288,9 @@ mod tests {
         // d = 32: sum = 32 * (5/8 + 8/8 + 16/16) - 2 * 32 = 20, min = 20.
         assert_eq!(bounds(&plan, &[5, 8, 16]), Ok(RankBounds { lower: 20, upper: 20 }));
         assert_eq!(bounds(&plan, &[4, 4, 8]), Ok(RankBounds { lower: 0, upper: 16 }));
+        let impossible = bounds(&plan, &[5, 9, 16]).unwrap_err();
+        assert_eq!(impossible, RankError::Impossible { gate: 1, rows: 8, cols: 8, rank: 9 });
+        assert_eq!(impossible.to_string(), "gate 1 is [8, 8]: its rank is at most 8, got 9");
         assert!(matches!(bounds(&plan, &[1]), Err(RankError::Length { expected: 3, got: 1, .. })));
         assert_eq!(numerical_rank(&[f64::INFINITY], 1, 1), Err(RankError::NotFinite));
     }

@@ -259,7 +259,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
     ) {
         let ([d_in, d_out], scale) = (self.widths, T::from_f64(self.scale));
         let (gates, dx) = (self.parameters.trainable(), dx.map(Matrix::data_mut));
-        let unit = pass.unit(self.bf16, x.rows());
+        let unit = pass.gradient_unit(self.bf16, x.rows());
         circuit::backward_on(unit, &self.plan, gates, x.data(), d_in, dy.data(), d_out, scale, dx, Some(gradient));
     }
 

@@ -192,10 +192,15 @@ pub struct Pass<'a, T: Real> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// What computes a circuit at a site for so many rows: the matrix unit that computes the product with the site's weight, if one does. `bf16` says
-    /// whether the weight is held as bf16.
-    pub fn unit(&self, bf16: bool, rows: usize) -> Option<Unit> {
+    /// What computes the gradients of a circuit at a site for so many rows, where that is not the compute type: it goes with what computes the product with the
+    /// site's weight. `bf16` says whether the weight is held as bf16.
+    pub fn gradient_unit(&self, bf16: bool, rows: usize) -> Option<Unit> {
         self.workspace.bf16_products().unit(rows).filter(|_| bf16)
+    }
+
+    /// The same of what applies the circuit.
+    pub fn unit(&self, bf16: bool, rows: usize) -> Option<Unit> {
+        self.gradient_unit(bf16, rows).filter(|unit| unit.applies())
     }
 }
 

@@ -359,11 +359,6 @@ impl<T: Real> Attached<T> {
         self.settings.init == Initial::Identity && unit.is_none()
     }
 
-    /// [`Self::is_plain`] where circuits are applied.
-    fn is_plain_forward(&self, unit: Option<Unit>) -> bool {
-        self.is_plain(unit.filter(|unit| unit.applies()))
-    }
-
     /// Number of leading features that the identity circuit passes through.
     fn passed(&self) -> usize {
         self.plan.in_len().min(self.site.d_in).min(self.site.d_out)
@@ -391,7 +386,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
     fn circuits(&self, rows: usize, pass: &Pass<'_, T>) -> Option<Circuits<'_, T>> {
         let (beside, unit) = (self.frozen == Frozen::Circuit, pass.unit(self.bf16, rows));
         // T of dropped inputs and S of all of them are not circuits of one x
-        if self.stream(pass).is_some() || beside && self.is_plain_forward(unit) {
+        if self.stream(pass).is_some() || beside && self.is_plain(unit) {
             return None;
         }
         let mut terms = vec![(self.parameters.trainable(), T::ONE)];
@@ -418,7 +413,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         let mut difference = pass.workspace.zeros(y.rows(), y.cols());
         let to = difference.data_mut();
         circuit::apply_on(unit, plan, self.parameters.trainable(), input, *d_in, to, *d_out, T::ONE);
-        if self.is_plain_forward(unit) {
+        if self.is_plain(unit) {
             let passed = self.passed();
             for row in 0..x.rows() {
                 let out = &mut difference.row_mut(row)[..passed];
@@ -441,7 +436,7 @@ impl<T: Real> Adapter<T> for Attached<T> {
         pass: &Pass<'_, T>,
     ) {
         let (plan, Site { d_in, d_out, .. }) = (&self.plan, &self.site);
-        let (gates, unit) = (self.parameters.trainable(), pass.unit(self.bf16, x.rows()));
+        let (gates, unit) = (self.parameters.trainable(), pass.gradient_unit(self.bf16, x.rows()));
         match (self.stream(pass), &mut dx) {
             (Some(stream), Some(dx)) => {
                 let dropped = dropout::forward(x, self.settings.dropout, stream.clone(), pass.workspace);

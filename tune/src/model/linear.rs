@@ -222,7 +222,7 @@ impl<T: Real> Linear<T> {
         result
     }
 
-    /// [`Self::forward`] of several linears that read the same `x`: it is read once for the circuits that stand first at each.
+    /// [`Self::forward`] of several linears that read the same `x`: products are made together, and it is read once for the circuits that stand first at each.
     pub fn forward_each<const N: usize>(
         linears: [&Self; N],
         x: &Matrix<T>,

@@ -80,7 +80,7 @@ impl<T: Real> Weight<T> {
         y
     }
 
-    /// [`Self::forward`] of several weights of the same `x`: together, where all are held alike.
+    /// [`Self::forward`] of several weights of the same `x`: together where all are held alike, else one after another.
     pub fn forward_each<const N: usize>(
         weights: [&Self; N],
         x: &Matrix<T>,
@@ -88,6 +88,9 @@ impl<T: Real> Weight<T> {
     ) -> [Matrix<T>; N] {
         if x.rows() <= FEW_ROWS {
             return weights.map(|weight| weight.forward_few(x, workspace));
+        }
+        if weights.iter().any(|weight| weight.is_bf16() != weights[0].is_bf16()) {
+            return weights.map(|weight| weight.forward(x, workspace));
         }
         let mut ys = weights.map(|weight| workspace.matrix(x.rows(), weight.rows));
         let outs: Vec<_> = weights.into_iter().zip(&mut ys).collect();
@@ -110,8 +113,11 @@ impl<T: Real> Weight<T> {
         {
             return y;
         }
+        if !(1..=thin::ROWS).contains(&x.rows()) {
+            self.forward_in_blocks(x, &mut y, workspace);
+            return y;
+        }
         match &self.storage {
-            _ if !(1..=thin::ROWS).contains(&x.rows()) => self.forward_in_blocks(x, &mut y, workspace),
             Storage::Dense(data) => thin::forward(x, data, thin::dense, &mut y, workspace),
             Storage::Bf16(data) => thin::forward(x, data, thin::narrow, &mut y, workspace),
         }
@@ -267,7 +273,7 @@ impl<T: Real> Weight<T> {
 }
 
 /// Each weight's `out = x W^T`, or `x W` where they are not `transposed`, by the kernels for frozen matrices: in bf16 arithmetic where the workspace has
-/// it, else in f32; false where the type or the machine asks for another way.
+/// it, else in f32; false, and nothing done, where the type or the machine asks for another way. The weights are held alike.
 fn products<T: Real>(
     x: &Matrix<T>,
     outs: Vec<(&Weight<T>, &mut Matrix<T>)>,
@@ -293,11 +299,11 @@ fn products<T: Real>(
             }
         }
     }
-    let narrow = &mut narrow[..];
-    (narrow.is_empty()
-        || bf16_products(x, narrow, accumulate, workspace)
-        || panel_products(x, narrow, accumulate, workspace))
-        && (dense.is_empty() || panel_products(x, &mut dense, accumulate, workspace))
+    assert!(dense.is_empty() || narrow.is_empty(), "weights that are held alike");
+    if narrow.is_empty() {
+        return panel_products(x, &mut dense, accumulate, workspace);
+    }
+    bf16_products(x, &mut narrow, accumulate, workspace) || panel_products(x, &mut narrow, accumulate, workspace)
 }
 
 /// Euclidean length of each row of a row-major matrix.
@@ -370,6 +376,32 @@ mod tests {
         let narrow = Weight::new(Storage::Bf16(stored.into()), 3, 5);
         let x = matrix(&workspace, 32, &numbers(32 * 5, "x"));
         assert_eq!(dense.forward(&x, &workspace).data(), narrow.forward(&x, &workspace).data());
+    }
+
+    #[test]
+    fn weights_of_the_same_rows_give_what_each_gives_alone() {
+        let weight = |rows: usize, bf16: bool| {
+            let elements: Vec<f32> = numbers(rows * 70, "w").into_iter().map(|w| w as f32).collect();
+            let stored: Vec<bf16> = elements.iter().map(|&w| bf16::from_f32(w)).collect();
+            Weight::new(if bf16 { Storage::Bf16(stored.into()) } else { Storage::Dense(elements) }, rows, 70)
+        };
+        for products in [Bf16Products::Widened, Bf16Products::Portable] {
+            let workspace = Workspace::new(2).unwrap().with_bf16_products(products);
+            for (storages, count) in [([true; 3], 40), ([false; 3], 40), ([true, false, true], 40), ([true; 3], 5)] {
+                let mut x = workspace.matrix(count, 70);
+                x.data_mut().iter_mut().zip(numbers(count * 70, "x")).for_each(|(x, value)| *x = value as f32);
+                let weights = [(90, storages[0]), (1, storages[1]), (33, storages[2])].map(|(m, s)| weight(m, s));
+                let [a, b, c] = &weights;
+                let together = Weight::forward_each([a, b, c], &x, &workspace);
+                for (weight, y) in weights.iter().zip(&together) {
+                    assert_eq!(
+                        weight.forward(&x, &workspace).data(),
+                        y.data(),
+                        "{products:?}, {storages:?}, {count} rows"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

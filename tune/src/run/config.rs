@@ -105,7 +105,7 @@ pub struct RunConfig {
     pub init_from: Option<PathBuf>,
     /// Whether the best is the lowest validation loss even where the task has a metric.
     pub best_by_loss: bool,
-    /// Whether products with bf16 weights are of rows rounded to bf16, and attention's with them.
+    /// Whether products with bf16 weights are of rows rounded to bf16, and attention's and those of circuits' gradients with them.
     pub rounded: bool,
     /// Threads; 0: one for each processor.
     pub threads: usize,

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
+use quanta_circuit::unit::in_turn;
 
 use super::tiles::Frozen;
 
@@ -205,17 +206,6 @@ impl Rounded {
             _mm512_castsi512_ps(_mm512_permutexvar_epi16(in_turn, _mm512_castps_si512(round(odd, even))))
         }
     }
-}
-
-/// Where the halves of a word come from, in 16 bits each: one from the lower half of a register, one from its upper half.
-const fn in_turn() -> [i16; 2 * LANES] {
-    let mut places = [0; 2 * LANES];
-    let mut i = 0;
-    while i < 2 * LANES {
-        places[i] = (i / 2 + i % 2 * LANES) as i16;
-        i += 1;
-    }
-    places
 }
 
 /// Both registers as bf16 numbers, those of `low` before those of `high`.

@@ -42,13 +42,14 @@ pub(crate) struct Product<'a, E = bf16> {
     pub out: &'a mut Matrix<f32>,
 }
 
-/// Asserts that all shapes fit, and returns whether there is anything to multiply.
+/// Asserts that all shapes fit, and returns whether any product has results and something to sum.
 pub(super) fn check<E>(x: &Matrix<f32>, products: &[Product<'_, E>]) -> bool {
     products.iter().for_each(|product| product.w.check(x, product.out));
-    x.rows() > 0 && x.cols() > 0 && products.iter().all(|product| product.out.cols() > 0)
+    x.rows() > 0 && x.cols() > 0 && products.iter().any(|product| product.out.cols() > 0)
 }
 
-/// `out = x w` for each of some products, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512.
+/// `out = x w` for each of some products, added to `out` when `accumulate`, in f32; false, and nothing done, where the machine has no AVX-512 or
+/// there is nothing to compute.
 ///
 /// `x [n, k]`. Products are fused with sums, which run in f32 over parts of k of equal length.
 ///
@@ -60,14 +61,14 @@ pub(crate) fn panel_products<E: Element>(
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) -> bool {
-    let something = check(x, products);
+    let has_work = check(x, products);
     #[cfg(target_arch = "x86_64")]
-    if super::vector::width() == 512 && something {
+    if super::vector::width() == 512 && has_work {
         let x = avx512::Rows { words: x.data(), n: x.rows(), k: x.cols(), elements: x.cols() };
         avx512::products::<pack::Wide<E>>(x, products, accumulate, workspace);
         return true;
     }
-    let _ = (accumulate, workspace, something);
+    let _ = (accumulate, workspace, has_work);
     false
 }
 
@@ -81,10 +82,10 @@ pub(super) fn rounded_products(
     accumulate: bool,
     workspace: &Workspace<f32>,
 ) {
-    let something = check(x, products);
+    let has_work = check(x, products);
     assert!(has_pairs(), "AVX-512-BF16: not in this processor");
     #[cfg(target_arch = "x86_64")]
-    if something {
+    if has_work {
         let (n, elements, k) = (x.rows(), x.cols(), x.cols().div_ceil(2));
         let mut pairs = workspace.buffer(n * k);
         let rows = x.data().par_chunks(ROUNDED * elements).zip(pairs.par_chunks_mut(ROUNDED * k));
@@ -95,7 +96,7 @@ pub(super) fn rounded_products(
         let x = avx512::Rows { words: &pairs, n, k, elements };
         avx512::products::<pack::Pairs>(x, products, accumulate, workspace);
     }
-    let _ = (accumulate, workspace, something);
+    let _ = (accumulate, workspace, has_work);
 }
 
 /// A type that a frozen matrix is held in.
@@ -217,15 +218,14 @@ mod avx512 {
             let rows = task / across * height..(task / across * height + height).min(n);
             // one row more than it holds, which is read ahead
             let mut panel = workspace.buffer((depth + 1) * COLUMNS);
-            let mut panels = panels(k, depth, columns).map(|panel| (product, panel)).peekable();
-            while let Some((product, Panel { part, columns })) = panels.next() {
+            let mut panels = panels(k, depth, columns).peekable();
+            while let Some(Panel { part, columns }) = panels.next() {
                 // the next panel is this task's, or the first of the task that most likely follows on this thread
-                let follows = || {
+                let ahead = panels.peek().map(|next| (product.w, next.part.clone(), next.columns.clone()));
+                let (w, next_part, next_columns) = ahead.unwrap_or_else(|| {
                     let (product, columns) = place(task + 1);
                     (product.w, 0..depth.min(k), columns.start..(columns.start + COLUMNS).min(columns.end))
-                };
-                let next = panels.peek().map(|(product, next)| (product.w, next.part.clone(), next.columns.clone()));
-                let (w, next_part, next_columns) = next.unwrap_or_else(follows);
+                });
                 // SAFETY: the callers found the instructions. The ranges lie inside the matrices, whose shapes were checked; the panel holds
                 // `depth` rows of three registers and one to spare; no other task writes these rows of these columns
                 unsafe {

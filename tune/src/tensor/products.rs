@@ -33,8 +33,8 @@ pub enum Bf16Products {
 pub enum Rounder {
     /// The tiles of Intel's AMX.
     Amx,
-    /// Vectors of pairs, AVX-512-BF16. Both operands of attention's products are rounded then, too, however few their rows, and those of the gradients of
-    /// circuits.
+    /// Vectors of pairs, AVX-512-BF16. Both operands of attention's products are rounded then, too, however few their rows, and, of 32
+    /// rows or more, those of the gradients of circuits.
     Avx512,
     /// Plain code, slow.
     Portable,

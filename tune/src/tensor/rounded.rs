@@ -3,21 +3,13 @@
 //! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It takes half the instructions of two parts on a matrix
 //! unit, and of f32 where the processor has AVX-512-BF16, and is too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
 
-use quanta_circuit::unit;
+use quanta_circuit::unit::{self, nearest};
 
 use super::vector::widest;
 
 /// Whether the processor multiplies pairs of bf16 numbers in vectors, AVX-512-BF16, and has the instructions around them.
 pub(crate) fn has_pairs() -> bool {
     super::vector::width() == 512 && unit::has_pairs()
-}
-
-/// The bits of the nearest bf16 number, ties to even; what is not a number stays one.
-#[inline(always)]
-pub(crate) fn nearest(x: f32) -> u32 {
-    const INFINITE: u32 = 0x7f80_0000;
-    let bits = x.to_bits();
-    if bits & 0x7fff_ffff > INFINITE { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
 }
 
 widest! {

@@ -79,7 +79,7 @@ pub(crate) fn bf16_products(
             return true;
         }
     };
-    for Product { w, out } in products {
+    for Product { w, out } in products.iter_mut().filter(|product| product.out.cols() > 0) {
         product(unit, parts, x, *w, out, accumulate, workspace);
     }
     true
@@ -133,7 +133,11 @@ fn columns(
     let mut scratch = workspace.buffer(STEPS * STEP + panels * blocks * BLOCK);
     let (right, sums) = scratch.split_at_mut(STEPS * STEP);
     let right = words(right);
-    let tiles = (unit == Unit::Amx).then(Tiles::take);
+    let tiles = match unit {
+        Unit::Amx => Some(Tiles::take()),
+        Unit::Portable => None,
+        _ => unreachable!("{unit:?} computes no blocks"),
+    };
     for from in (0..steps).step_by(STEPS) {
         let count = STEPS.min(steps - from);
         let right = &mut right[..count * STEP];

@@ -1,11 +1,13 @@
 //! The instruction sets of x86-64.
 
-use super::*;
 use std::arch::x86_64::*;
+
+use super::super::unit;
+use super::*;
 
 /// A vector type of one register class; `$shuffle` transposes a block in registers.
 macro_rules! register {
-    ($name:ident, $register:ty, $element:ty, $lanes:literal, $rows:literal, $features:literal,
+    ($name:ident, $register:ty, $element:ty, $lanes:literal, $rows:literal,
      $zero:ident, $splat:ident, $load:ident, $store:ident, $fused:ident, $add:ident, $shuffle:ident $(, { $($operands:item)* })?) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name($register);
@@ -78,7 +80,6 @@ register!(
     f32,
     16,
     8,
-    "avx512f",
     _mm512_setzero_ps,
     _mm512_set1_ps,
     _mm512_loadu_ps,
@@ -93,7 +94,6 @@ register!(
     f64,
     8,
     8,
-    "avx512f",
     _mm512_setzero_pd,
     _mm512_set1_pd,
     _mm512_loadu_pd,
@@ -108,7 +108,6 @@ register!(
     f32,
     8,
     4,
-    "avx2,fma",
     _mm256_setzero_ps,
     _mm256_set1_ps,
     _mm256_loadu_ps,
@@ -123,7 +122,6 @@ register!(
     f64,
     4,
     4,
-    "avx2,fma",
     _mm256_setzero_pd,
     _mm256_set1_pd,
     _mm256_loadu_pd,
@@ -140,7 +138,6 @@ register!(
     f32,
     16,
     8,
-    "avx512f",
     _mm512_setzero_ps,
     _mm512_set1_ps,
     _mm512_loadu_ps,
@@ -165,7 +162,7 @@ register!(
         unsafe fn across([even, odd]: [Self; 2]) -> Self {
             // SAFETY: as above; an array of 32 i16 has the size of a register.
             unsafe {
-                let places = _mm512_loadu_epi16(const { in_turn() }.as_ptr());
+                let places = _mm512_loadu_epi16(const { unit::in_turn() }.as_ptr());
                 let rounded = Self::along([even, odd]);
                 Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(places, _mm512_castps_si512(rounded.0))))
             }
@@ -177,28 +174,11 @@ register!(
         }
         #[inline(always)]
         fn lane(numbers: [f32; 2]) -> f32 {
-            let [even, odd] = numbers.map(nearest);
+            let [even, odd] = numbers.map(unit::nearest);
             f32::from_bits(even | odd << 16)
         }
     }
 );
-
-/// Where the 16-bit parts of lanes come from: one from the lower half of a register, one from its upper half.
-const fn in_turn() -> [i16; 32] {
-    let mut places = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        places[i] = (i / 2 + i % 2 * 16) as i16;
-        i += 1;
-    }
-    places
-}
-
-/// The bits of the nearest bf16 number, ties to even; what is not a number stays one.
-fn nearest(x: f32) -> u32 {
-    let bits = x.to_bits();
-    if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
-}
 
 // All four transpositions have two stages. First, groups of rows (4 for f32, 2 for f64: the numbers in 128 bits) are transposed inside each 128-bit
 // part, so that part j of register (g, c) holds column size*j + c of the rows of group g. Then the 128-bit parts are transposed across the groups.

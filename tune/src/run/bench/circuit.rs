@@ -40,13 +40,13 @@ pub struct CircuitTimes {
     pub frozen: [f64; 2],
     /// `y += T x`.
     pub circuit: [f64; 2],
-    /// The same, with the tensors between the gates kept.
+    /// `y += T x`, the tensors between the gates kept from forward to backward.
     pub kept: [f64; 2],
     /// Bytes that were kept.
     pub kept_bytes: usize,
-    /// The same, with gradients of operands rounded to bf16, on [`Unit::Pairs`]: in f32 where the processor has it.
+    /// `y += T x` as in `circuit`, then the gradients of operands rounded to bf16, on [`Unit::Pairs`]: none in f64, or where the processor has not got it.
     pub rounded: Option<[f64; 2]>,
-    /// The same in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
+    /// `y += T x` in einsum order: a copy that brings a gate's axes together, then a product, for every gate.
     pub einsum: [f64; 2],
 }
 
