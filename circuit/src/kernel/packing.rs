@@ -68,20 +68,31 @@ mod tests {
     use crate::kernel::unit::low;
     use crate::kernel::vector::{Portable, plain_pairs::PlainPairs};
 
+    /// In blocks of as many rows as the register asks for.
+    fn visits_every_value_once<V: Vector>() {
+        let plan = Plan::all_pairs(&[3, 5, 2]).unwrap();
+        let gates: Vec<V::Element> = (0..plan.parameters()).map(|i| V::Element::from_f64(i as f64)).collect();
+        let sorted = |packed: &[V::Element]| {
+            let mut values: Vec<f64> = packed.iter().map(|value| value.to_f64()).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        for step in Schedule::new(&plan, 30, 30).steps {
+            let ([rows, cols], len) = (step.places(), packed_len::<V>(step.rows(), step.cols()));
+            let mut packed = vec![V::Element::from_f64(-1.0); len];
+            let mut transposed = packed.clone();
+            pack::<V>(&gates, &rows, &cols, &mut packed);
+            pack::<V>(&gates, &cols, &rows, &mut transposed);
+            let expected = sorted(&gates[step.offset..step.offset + len]);
+            assert_eq!([sorted(&packed), sorted(&transposed)], [expected.clone(), expected]);
+        }
+    }
+
     #[test]
     fn packing_visits_every_value_once() {
-        let plan = Plan::all_pairs(&[3, 5, 2]).unwrap();
-        let gates: Vec<f64> = (0..plan.parameters()).map(|i| i as f64).collect();
-        for step in Schedule::new(&plan, 30, 30).steps {
-            let ([rows, cols], len) = (step.places(), packed_len::<Portable<f64, 2>>(step.rows(), step.cols()));
-            let (mut packed, mut transposed) = (vec![-1.0; len], vec![-1.0; len]);
-            pack::<Portable<f64, 2>>(&gates, &rows, &cols, &mut packed);
-            pack::<Portable<f64, 2>>(&gates, &cols, &rows, &mut transposed);
-            packed.sort_by(f64::total_cmp);
-            transposed.sort_by(f64::total_cmp);
-            let expected = &gates[step.offset..step.offset + len];
-            assert_eq!((&packed[..], &transposed[..]), (expected, expected));
-        }
+        visits_every_value_once::<Portable<f64, 2>>();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        visits_every_value_once::<crate::kernel::vector::Avx512F32>();
     }
 
     #[test]
