@@ -147,6 +147,9 @@ fn the_benchmark_prints_what_a_program_reads() {
     ]);
     // three gates of seven tokens; how many numbers a register holds is the machine's
     assert!(line["kept_bytes"].as_u64().is_some_and(|bytes| bytes >= 7 * 2 * 24 * 4), "{line}");
+    // where the processor has pairs of bf16
+    assert!(line["rounded_forward_backward_seconds"].as_f64().is_none_or(|seconds| seconds > 0.0), "{line}");
+    assert!(line.get("rounded_forward_backward_seconds").is_some(), "{line}");
     for key in ["frozen", "circuit", "kept", "einsum"]
         .iter()
         .flat_map(|side| [format!("{side}_forward_seconds"), format!("{side}_forward_backward_seconds")])
