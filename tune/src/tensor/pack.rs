@@ -358,10 +358,13 @@ pub(super) struct Ahead {
 impl Ahead {
     /// The panel of [`pack`]. Where the matrix is not transposed nothing is fetched: its rows are then read one after another, which processors foresee.
     pub fn of<E>(w: Frozen<'_, E>, part: Range<usize>, columns: Range<usize>) -> Self {
-        let (stride, bytes) = (w.cols * size_of::<E>(), part.len() * size_of::<E>());
-        let rows = if w.transposed { columns.len() } else { 0 };
+        let stride = w.cols * size_of::<E>();
+        let (rows, along) = if w.transposed { (columns, part) } else { (part, columns) };
+        let bytes = along.len() * size_of::<E>();
+        let first = rows.start;
+        let rows = rows.len();
         Self {
-            first: w.elements.as_ptr().wrapping_add(columns.start * w.cols + part.start).cast(),
+            first: w.elements.as_ptr().wrapping_add(first * w.cols + along.start).cast(),
             rows,
             stride,
             bytes,
@@ -377,6 +380,11 @@ impl Ahead {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn fetch(&self, done: Range<usize>, all: usize) {
+        let late = all / 2;
+        if done.end <= late {
+            return;
+        }
+        let (done, all) = (done.start.max(late) - late..done.end - late, all - late);
         for row in self.rows * done.start / all..self.rows * done.end / all {
             for byte in (0..self.bytes).step_by(64) {
                 // a hint: nothing is read, and any address will do
