@@ -8,9 +8,10 @@ use super::norm::{Norm, Saved as NormSaved};
 use super::residual::{Given, Input};
 use super::rows::{add_at, pick};
 use crate::adapter::{Gradients, Pass};
+use crate::ops::Segments;
 use crate::ops::attention::{self, Asking, Dropout, Layout, Rule};
+use crate::ops::heads::{Groups, merge, split};
 use crate::ops::rope::Table;
-use crate::ops::{Segments, heads};
 use crate::tensor::{Matrix, Real, Workspace};
 
 /// The modules of a layer's attention and its shape.
@@ -57,7 +58,7 @@ struct Normed<T: Real> {
     saved: NormSaved<T>,
 }
 
-/// What attention within a batch keeps: its output, head-major, and its denominators.
+/// What attention within a batch keeps: its output, group-major, and its denominators.
 pub(super) struct Attended<T: Real> {
     o: Matrix<T>,
     saved: attention::Saved<T>,
@@ -117,11 +118,11 @@ impl<T: Real> Attention<T> {
         self.forward_with(x, rows, ropes, learned, pass, |[q, k, v]| {
             let (o, saved) = self
                 .dropping(pass, |dropout| attention::forward(q, k, v, self.layout(asking, dropout), pass.workspace));
-            (heads::merge(&o, self.heads, None, pass.workspace), Attended { o, saved })
+            (merge(&o, self.groups(), None, pass.workspace), Attended { o, saved })
         })
     }
 
-    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, head-major, behind them those of virtual
+    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, group-major, behind them those of virtual
     /// tokens, and returns the attention output, token-major, and what it keeps.
     pub(super) fn forward_with<A>(
         &self,
@@ -137,11 +138,11 @@ impl<T: Real> Attention<T> {
         drop(x);
         let (q, normed_q) = norm_heads(q, self.query_norm.as_ref(), self.heads, workspace);
         let picked = picked_rope(rope, rows, workspace);
-        let q = heads::split(&q, self.heads, picked.as_ref().or(rope), workspace);
+        let q = split(&q, self.groups(), picked.as_ref().or(rope), workspace);
         drop(picked);
         let (k, normed_k) = norm_heads(k, self.key_norm.as_ref(), self.kv_heads, workspace);
-        let k = heads::split(&k, self.kv_heads, rope, workspace);
-        let v = heads::split(&v, self.kv_heads, None, workspace);
+        let k = split(&k, self.key_groups(), rope, workspace);
+        let v = split(&v, self.key_groups(), None, workspace);
         let [k, v] = match learned {
             None => [k, v],
             Some(learned) => learned.append(self.layer, [k, v], self.kv_heads, workspace),
@@ -180,7 +181,7 @@ impl<T: Real> Attention<T> {
         let Attended { o, saved: attended } = attended;
         let inputs_train = [&self.query, &self.key, &self.value].into_iter().any(Linear::trains);
         let norms_train = self.norms().any(|norm| norm.unfrozen.is_some());
-        let merged = self.output.trains().then(|| heads::merge(&o, self.heads, None, workspace));
+        let merged = self.output.trains().then(|| merge(&o, self.groups(), None, workspace));
         if !wanted && !inputs_train && !norms_train && learned.is_none() {
             self.output.backward(merged.as_ref(), dy, saved_o, InputGradient::None, gradients, pass);
             return None;
@@ -189,7 +190,7 @@ impl<T: Real> Attention<T> {
         let write = InputGradient::Write(&mut d_merged);
         self.output.backward(merged.as_ref(), dy, saved_o, write, gradients, pass);
         drop(merged);
-        let d_o = heads::split(&d_merged, self.heads, None, workspace);
+        let d_o = split(&d_merged, self.groups(), None, workspace);
         drop(d_merged);
         let asking = Asking { segments, tokens: rows };
         let [dq, dk, dv] = self.dropping(pass, |dropout| {
@@ -201,10 +202,10 @@ impl<T: Real> Attention<T> {
             Some(learned) => learned.take_gradient(self.layer, [dk, dv], self.kv_heads, workspace),
         };
         let picked = picked_rope(rope, rows, workspace);
-        let dq = heads::merge(&dq, self.heads, picked.as_ref().or(rope), workspace);
+        let dq = merge(&dq, self.groups(), picked.as_ref().or(rope), workspace);
         drop(picked);
-        let dk = heads::merge(&dk, self.kv_heads, rope, workspace);
-        let dv = heads::merge(&dv, self.kv_heads, None, workspace);
+        let dk = merge(&dk, self.key_groups(), rope, workspace);
+        let dv = merge(&dv, self.key_groups(), None, workspace);
         let dq = unnorm_heads(dq, self.query_norm.as_ref(), normed_q, gradients, workspace);
         let dk = unnorm_heads(dk, self.key_norm.as_ref(), normed_k, gradients, workspace);
         if !wanted && !inputs_train {
@@ -235,8 +236,18 @@ impl<T: Real> Attention<T> {
     fn dropping<R>(&self, pass: &Pass<'_, T>, work: impl FnOnce(Option<Dropout<'_>>) -> R) -> R {
         let Some(draw) = pass.draw.filter(|_| self.dropout > 0.0) else { return work(None) };
         let owner = &self.value.site().name;
-        let stream = |head: usize, query: usize| draw.dropout(&format!("{owner}/probabilities/{head}/{query}"));
+        let stream = |group: usize, token: usize| draw.dropout(&format!("{owner}/probabilities/{group}/{token}"));
         work(Some(Dropout { p: self.dropout, stream: &stream }))
+    }
+
+    /// The query heads.
+    fn groups(&self) -> Groups {
+        Groups { count: self.kv_heads, heads: self.heads / self.kv_heads }
+    }
+
+    /// The heads of keys and values.
+    fn key_groups(&self) -> Groups {
+        Groups { count: self.kv_heads, heads: 1 }
     }
 
     fn layout<'a>(&self, asking: Asking<'a>, dropout: Option<Dropout<'a>>) -> Layout<'a> {

@@ -5,24 +5,23 @@ use std::ops::Range;
 use super::Segments;
 use super::rule::Rule;
 
-/// Queries whose scores exist at one time.
-const BLOCK: usize = 64;
+/// Tokens of a block at most.
+const MOST: usize = 64;
+/// Queries of a block about, where a token has several: its keys are packed once for all of them, and tokens of a block see some keys in vain.
+const QUERIES: usize = 96;
+/// Tokens of a block at least.
+const LEAST: usize = 16;
 
 /// The tokens that ask: all of a batch, or some of them.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
     /// Who sees whom.
     pub segments: &'a Segments,
-    /// The tokens that have queries, ascending; none: all. Row i of a head's queries is the i-th of them.
+    /// The tokens that have queries, ascending; none: all. Queries i of a group are those of the i-th of them.
     pub tokens: Option<&'a [usize]>,
 }
 
 impl<'a> Asking<'a> {
-    /// Number of each head's queries.
-    pub(super) fn count(&self) -> usize {
-        self.tokens.map_or(self.segments.tokens(), <[usize]>::len)
-    }
-
     /// The rows of queries of a range of tokens.
     fn rows(&self, tokens: Range<usize>) -> Range<usize> {
         let row = |token: usize| self.tokens.map_or(token, |list| list.partition_point(|&asking| asking < token));
@@ -34,16 +33,17 @@ impl<'a> Asking<'a> {
         self.segments.trees().iter().map(|tree| self.rows(self.segments.tree_tokens(tree))).collect()
     }
 
-    /// The blocks of a tree's queries.
-    pub(super) fn blocks(self, tree: &Range<usize>, rule: Rule) -> impl Iterator<Item = Block<'a>> {
+    /// The blocks of a tree's queries, of `heads` heads that share their keys.
+    pub(super) fn blocks(self, tree: &Range<usize>, rule: Rule, heads: usize) -> impl Iterator<Item = Block<'a>> {
+        let size = (QUERIES / heads).clamp(LEAST, MOST);
         tree.clone().flat_map(move |index| {
             let segment = self.segments.list()[index].range();
             let mut path = self.segments.ancestors(index);
             let inherited: usize = path.iter().map(Range::len).sum();
             path.push(segment.clone());
             let rows = self.rows(segment.clone());
-            rows.clone().step_by(BLOCK).map(move |start| {
-                let rows = start..(start + BLOCK).min(rows.end);
+            rows.clone().step_by(size).map(move |start| {
+                let rows = start..(start + size).min(rows.end);
                 let tokens = self.tokens.map(|list| &list[rows.clone()]);
                 let first = tokens.map_or(rows.start, |tokens| tokens[0]);
                 let last = tokens.map_or(rows.end - 1, |tokens| tokens[tokens.len() - 1]);
@@ -55,9 +55,9 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// Queries of one segment, one after another, and the ranges of keys that any of them sees, in the order of the path.
+/// Tokens of one segment that ask, one after another, and the ranges of keys that any of them sees, in the order of the path.
 pub(super) struct Block<'a> {
-    /// Their rows among the queries of a head.
+    /// Their places among the tokens that ask.
     pub rows: Range<usize>,
     /// The first one's token.
     pub token: usize,
@@ -72,7 +72,7 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Which of the block's keys query `i` of the block sees.
+    /// Which of the block's keys token `i` of the block sees.
     pub fn visible(&self, i: usize, rule: Rule) -> Range<usize> {
         let held: usize = self.keys.iter().map(Range::len).sum();
         let position = self.position + self.tokens.map_or(i, |tokens| tokens[i] - self.token);

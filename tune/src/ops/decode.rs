@@ -75,7 +75,7 @@ impl<'a, T> Paths<'a, T> {
 
 /// Attention output of one query a head and sequence, token-major `[sequences, heads * head_dim]`, as the output projection reads it.
 ///
-/// `q [heads * sequences, head_dim]` is head-major and rotated; `o = softmax(scores(q K^T)) V` over each sequence's path, scores as `rule` makes them.
+/// `q [kv_heads][sequences][group, head_dim]` is rotated; `o = softmax(scores(q K^T)) V` over each sequence's path, scores as `rule` makes them.
 /// Sums in `T`. Windows are cut where paths are pushed.
 ///
 /// # Panics
@@ -101,8 +101,8 @@ pub fn forward<T: Real>(
         let (sequence, kv_head) = (task / kv_heads, task % kv_heads);
         let path = &paths.list[sequence];
         let runs = &paths.runs[path.runs.clone()];
-        let first = (kv_head * group * sequences + sequence) * dim;
-        let queries = Rows { data: &q.data()[first..], n: group, k: dim, stride: sequences * dim };
+        let first = (kv_head * sequences + sequence) * group * dim;
+        let queries = Rows { data: &q.data()[first..], n: group, k: dim, stride: dim };
         let mut token = 0;
         for run in runs {
             for keys in run.head(run.keys, kv_head, dim) {
@@ -197,6 +197,8 @@ mod tests {
             let pieces = [(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)];
             let segments = Segments::new(&pieces).unwrap();
             let tokens = segments.tokens();
+            let group = heads / kv_heads;
+            let row_of = |head: usize, (of, place): (usize, usize)| (head / group * of + place) * group + head % group;
             let matrix = |rows: usize, name: &str| {
                 let mut m = workspace.matrix(rows, dim);
                 let values: Vec<T> = numbers(rows * dim, name).into_iter().map(T::from_f64).collect();
@@ -220,13 +222,14 @@ mod tests {
                 let own = [segment.start..middle, middle..segment.end];
                 paths.push(segments.ancestors(index).into_iter().chain(own).map(run), window);
                 for head in 0..heads {
-                    last.row_mut(head * pieces.len() + index).copy_from_slice(q.row(head * tokens + segment.end - 1));
+                    let [to, from] = [(pieces.len(), index), (tokens, segment.end - 1)].map(|at| row_of(head, at));
+                    last.row_mut(to).copy_from_slice(q.row(from));
                 }
             }
             let o = forward(&last, kv_heads, &paths, rule, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
                 for head in 0..heads {
-                    let expected = expected.row(head * tokens + segment.end - 1);
+                    let expected = expected.row(row_of(head, (tokens, segment.end - 1)));
                     let got = &o.row(index)[head * dim..(head + 1) * dim];
                     let close = |(a, b): (&T, &T)| (a.to_f64() - b.to_f64()).abs() < tolerance;
                     assert!(got.iter().zip(expected).all(close), "{index} {head}");

@@ -1,7 +1,8 @@
-//! Between token-major rows `[tokens, heads * head_dim]`, as linears write them, and head-major blocks `[heads][tokens, head_dim]`, as attention reads
-//! them, with the rotary embedding applied on the way.
+//! Between token-major rows `[tokens, heads * head_dim]`, as linears write them, and group-major blocks `[groups][tokens][heads of a group, head_dim]`, as
+//! attention reads them, with the rotary embedding applied on the way.
 //!
-//! Head-major, each head of each tree is one contiguous block, so that heads are handed to threads as disjoint slices.
+//! A group is the query heads that share a key/value head; of keys and values each head is a group. Group-major, each group of each tree is one contiguous
+//! block, so that groups are handed to threads as disjoint slices, and the heads that meet the same keys lie beside each other.
 
 use rayon::prelude::*;
 
@@ -11,33 +12,49 @@ use crate::tensor::{Matrix, Real, Workspace};
 /// Elements that one parallel task moves, at least: one token of generation is sooner moved than handed to another thread.
 const TASK: usize = 1 << 13;
 
-/// Token-major `[tokens, heads * head_dim]` to head-major `[heads * tokens, head_dim]`, rotated when a table is given.
-pub fn split<T: Real>(x: &Matrix<T>, heads: usize, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
-    let (tokens, head_dim) = (x.rows(), x.cols() / heads);
-    let mut out = workspace.matrix(heads * tokens, head_dim);
-    let size = (tokens * head_dim).max(1);
-    out.data_mut().par_chunks_mut(size).with_min_len(TASK / size).enumerate().for_each(|(head, block)| {
-        for (token, out) in block.chunks_mut(head_dim).enumerate() {
-            let row = &x.row(token)[head * head_dim..(head + 1) * head_dim];
-            match rope {
-                Some(table) => table.rotate(token, row, out),
-                None => out.copy_from_slice(row),
+/// Heads in groups.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    /// How many.
+    pub count: usize,
+    /// Heads of each.
+    pub heads: usize,
+}
+
+/// Token-major `[tokens, heads * head_dim]` to group-major `[groups * tokens * heads of a group, head_dim]`, rotated when a table is given.
+pub fn split<T: Real>(x: &Matrix<T>, groups: Groups, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
+    let (tokens, width) = (x.rows(), x.cols() / groups.count);
+    let head_dim = width / groups.heads;
+    let mut out = workspace.matrix(groups.count * tokens * groups.heads, head_dim);
+    let rows = (TASK / width.max(1)).max(1);
+    out.data_mut().par_chunks_mut(width.max(1)).with_min_len(rows).enumerate().for_each(|(row, out)| {
+        let (group, token) = (row / tokens, row % tokens);
+        let from = &x.row(token)[group * width..(group + 1) * width];
+        match rope {
+            Some(table) => {
+                let heads = from.chunks(head_dim).zip(out.chunks_mut(head_dim));
+                heads.for_each(|(from, out)| table.rotate(token, from, out));
             }
+            None => out.copy_from_slice(from),
         }
     });
     out
 }
 
-/// Head-major to token-major: the inverse of [`split`], and, because a rotation's gradient is its inverse, also its gradient.
-pub fn merge<T: Real>(x: &Matrix<T>, heads: usize, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
-    let (tokens, head_dim) = (x.rows() / heads, x.cols());
-    let mut out = workspace.matrix(tokens, heads * head_dim);
-    let size = heads * head_dim;
+/// Group-major to token-major: the inverse of [`split`], and, because a rotation's gradient is its inverse, also its gradient.
+pub fn merge<T: Real>(x: &Matrix<T>, groups: Groups, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
+    let (tokens, head_dim) = (x.rows() / (groups.count * groups.heads), x.cols());
+    let width = groups.heads * head_dim;
+    let mut out = workspace.matrix(tokens, groups.count * width);
+    let size = (groups.count * width).max(1);
     out.data_mut().par_chunks_mut(size).with_min_len(TASK / size).enumerate().for_each(|(token, row)| {
-        for (head, out) in row.chunks_mut(head_dim).enumerate() {
-            let from = x.row(head * tokens + token);
+        for (group, out) in row.chunks_mut(width).enumerate() {
+            let from = &x.data()[(group * tokens + token) * width..][..width];
             match rope {
-                Some(table) => table.rotate_back(token, from, out),
+                Some(table) => {
+                    let heads = from.chunks(head_dim).zip(out.chunks_mut(head_dim));
+                    heads.for_each(|(from, out)| table.rotate_back(token, from, out));
+                }
                 None => out.copy_from_slice(from),
             }
         }
@@ -56,14 +73,24 @@ mod tests {
         let workspace = Workspace::new(2).unwrap();
         let rope = Rope { theta: 100.0, scaling: Scaling::Linear { factor: 2.0 }, head_dim: 4 };
         let table = rope.table(&[0, 1, 2, 0, 1], &workspace);
-        let mut x = workspace.matrix(5, 12);
-        x.copy_from(&numbers(60, "x"));
-        for table in [None, Some(&table)] {
-            let split = split(&x, 3, table, &workspace);
-            if table.is_none() {
-                assert_eq!(split.row(2 * 5 + 3), &x.row(3)[8..12]);
+        let mut x = workspace.matrix(5, 24);
+        x.copy_from(&numbers(120, "x"));
+        let groupings = [(6, 1), (3, 2), (1, 6)].map(|(count, heads)| Groups { count, heads });
+        for (table, groups) in
+            [None, Some(&table)].into_iter().flat_map(|table| groupings.map(|groups| (table, groups)))
+        {
+            let split = split(&x, groups, table, &workspace);
+            let mut rotated = vec![0.0; 4];
+            for (token, head) in [(0, 0), (3, 2), (4, 5)] {
+                let (group, member) = (head / groups.heads, head % groups.heads);
+                let from = &x.row(token)[4 * head..][..4];
+                match table {
+                    Some(table) => table.rotate(token, from, &mut rotated),
+                    None => rotated.copy_from_slice(from),
+                }
+                assert_eq!(split.row((group * 5 + token) * groups.heads + member), rotated);
             }
-            let merged = merge(&split, 3, table, &workspace);
+            let merged = merge(&split, groups, table, &workspace);
             assert!(merged.data().iter().zip(x.data()).all(|(a, b)| (a - b).abs() < 1e-14));
         }
     }

@@ -363,12 +363,7 @@ impl Ahead {
         let bytes = along.len() * size_of::<E>();
         let first = rows.start;
         let rows = rows.len();
-        Self {
-            first: w.elements.as_ptr().wrapping_add(first * w.cols + along.start).cast(),
-            rows,
-            stride,
-            bytes,
-        }
+        Self { first: w.elements.as_ptr().wrapping_add(first * w.cols + along.start).cast(), rows, stride, bytes }
     }
 
     /// Nothing.
