@@ -398,7 +398,8 @@ mod tests {
         for (index, (segments, rule)) in cases.enumerate() {
             let (dropout, some) = ([None, Some(dropped)][index % 2], some());
             let asking = Asking { segments, tokens: (index % 3 == 1).then_some(&some) };
-            let (queries, keys) = (asking.count(), segments.keys());
+            let queries = asking.tokens.map_or(segments.tokens(), <[usize]>::len);
+            let keys = segments.keys();
             let (q, k, v) =
                 (numbers(4 * queries * DIM, "q"), numbers(2 * keys * DIM, "k"), numbers(2 * keys * DIM, "v"));
             let d_o = numbers(4 * queries * DIM, "do");

@@ -349,6 +349,7 @@ unsafe fn load_half(from: *const bf16, mask: u16) -> __m256i {
 /// What a panel is packed from, to be fetched into the second-level cache while products with the panel before it are computed.
 pub(super) struct Ahead {
     first: *const u8,
+    /// Rows of memory that hold it.
     rows: usize,
     /// Bytes from one row to the next, and of a row.
     stride: usize,
@@ -356,14 +357,15 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The panel of [`pack`]. Where the matrix is not transposed nothing is fetched: its rows are then read one after another, which processors foresee.
+    /// The panel of [`pack`].
     pub fn of<E>(w: Frozen<'_, E>, part: Range<usize>, columns: Range<usize>) -> Self {
-        let stride = w.cols * size_of::<E>();
         let (rows, along) = if w.transposed { (columns, part) } else { (part, columns) };
-        let bytes = along.len() * size_of::<E>();
-        let first = rows.start;
-        let rows = rows.len();
-        Self { first: w.elements.as_ptr().wrapping_add(first * w.cols + along.start).cast(), rows, stride, bytes }
+        Self {
+            first: w.elements.as_ptr().wrapping_add(rows.start * w.cols + along.start).cast(),
+            rows: rows.len(),
+            stride: w.cols * size_of::<E>(),
+            bytes: along.len() * size_of::<E>(),
+        }
     }
 
     /// Nothing.
@@ -371,7 +373,7 @@ impl Ahead {
         Self { first: std::ptr::null(), rows: 0, stride: 0, bytes: 0 }
     }
 
-    /// Fetches the share of a panel that falls to the rows `done` of `all`.
+    /// Fetches the share of a panel that falls to the rows `done` of `all`: nothing in their first half, whose successors in the cache would drive it out.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn fetch(&self, done: Range<usize>, all: usize) {
