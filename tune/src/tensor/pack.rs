@@ -373,22 +373,27 @@ impl Ahead {
         Self { first: std::ptr::null(), rows: 0, stride: 0, bytes: 0 }
     }
 
-    /// Fetches the share of a panel that falls to the rows `done` of `all`: nothing in their first half, whose successors in the cache would drive it out.
+    /// Fetches the share of a panel that falls to the rows `done` of `all` that are multiplied.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn fetch(&self, done: Range<usize>, all: usize) {
-        let late = all / 2;
-        if done.end <= late {
-            return;
-        }
-        let (done, all) = (done.start.max(late) - late..done.end - late, all - late);
-        for row in self.rows * done.start / all..self.rows * done.end / all {
+        for row in share(self.rows, done, all) {
+            let first = self.first.wrapping_add(row * self.stride);
             for byte in (0..self.bytes).step_by(64) {
                 // a hint: nothing is read, and any address will do
-                _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(row * self.stride + byte).cast());
+                _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(byte).cast());
             }
         }
     }
+}
+
+/// Which of `rows` are fetched while the rows `done` of `all` are multiplied: none in the first half, after which the rows that follow would drive them out of
+/// the cache again.
+#[inline]
+fn share(rows: usize, done: Range<usize>, all: usize) -> Range<usize> {
+    let late = all / 2;
+    let (done, all) = (done.start.max(late) - late..done.end.max(late) - late, all - late);
+    rows * done.start / all..rows * done.end / all
 }
 
 /// A 16 x 16 matrix in registers, transposed: squares of side 1, 2, 4 and 8 change places across the diagonal.
@@ -426,4 +431,23 @@ const fn exchanged(side: usize) -> [[i32; LANES]; 2] {
         lane += 1;
     }
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_a_panel_is_fetched_once_and_in_order() {
+        for (all, rows) in [(8, 48), (16, 48), (24, 5), (688, 48), (1000, 384)] {
+            let mut next = 0;
+            for done in (0..all).step_by(8) {
+                let share = share(rows, done..done + 8, all);
+                assert!(share.start == next && share.end >= share.start, "{all} rows: {share:?} behind {next}");
+                assert!(share.is_empty() || 2 * (done + 8) > all, "{all} rows: {share:?} in the first half");
+                next = share.end;
+            }
+            assert_eq!(next, rows);
+        }
+    }
 }
