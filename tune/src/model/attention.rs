@@ -122,8 +122,8 @@ impl<T: Real> Attention<T> {
         })
     }
 
-    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, rotated keys and values, group-major, behind them those of virtual
-    /// tokens, and returns the attention output, token-major, and what it keeps.
+    /// As [`Self::forward`] around any attention: `attend` is given rotated queries, group-major, rotated keys and values, head-major, behind them those of
+    /// virtual tokens, and returns the attention output, token-major, and what it keeps.
     pub(super) fn forward_with<A>(
         &self,
         x: Given<'_, T>,
@@ -141,8 +141,8 @@ impl<T: Real> Attention<T> {
         let q = split(&q, self.groups(), picked.as_ref().or(rope), workspace);
         drop(picked);
         let (k, normed_k) = norm_heads(k, self.key_norm.as_ref(), self.kv_heads, workspace);
-        let k = split(&k, self.key_groups(), rope, workspace);
-        let v = split(&v, self.key_groups(), None, workspace);
+        let k = split(&k, self.groups().of_keys(), rope, workspace);
+        let v = split(&v, self.groups().of_keys(), None, workspace);
         let [k, v] = match learned {
             None => [k, v],
             Some(learned) => learned.append(self.layer, [k, v], self.kv_heads, workspace),
@@ -204,8 +204,8 @@ impl<T: Real> Attention<T> {
         let picked = picked_rope(rope, rows, workspace);
         let dq = merge(&dq, self.groups(), picked.as_ref().or(rope), workspace);
         drop(picked);
-        let dk = merge(&dk, self.key_groups(), rope, workspace);
-        let dv = merge(&dv, self.key_groups(), None, workspace);
+        let dk = merge(&dk, self.groups().of_keys(), rope, workspace);
+        let dv = merge(&dv, self.groups().of_keys(), None, workspace);
         let dq = unnorm_heads(dq, self.query_norm.as_ref(), normed_q, gradients, workspace);
         let dk = unnorm_heads(dk, self.key_norm.as_ref(), normed_k, gradients, workspace);
         if !wanted && !inputs_train {
@@ -241,17 +241,12 @@ impl<T: Real> Attention<T> {
     }
 
     /// The query heads.
-    fn groups(&self) -> Groups {
-        Groups { count: self.kv_heads, heads: self.heads / self.kv_heads }
-    }
-
-    /// The heads of keys and values.
-    fn key_groups(&self) -> Groups {
-        Groups { count: self.kv_heads, heads: 1 }
+    pub(super) fn groups(&self) -> Groups {
+        Groups::of_queries(self.heads, self.kv_heads)
     }
 
     fn layout<'a>(&self, asking: Asking<'a>, dropout: Option<Dropout<'a>>) -> Layout<'a> {
-        Layout { heads: self.heads, kv_heads: self.kv_heads, rule: self.rule, asking, dropout }
+        Layout { groups: self.groups(), rule: self.rule, asking, dropout }
     }
 }
 

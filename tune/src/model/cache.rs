@@ -169,7 +169,7 @@ impl<T: Real> Decoder<T> {
                 }
                 let (mut paths, rule) = (Paths::default(), layer.attention.rule);
                 live.iter().for_each(|sequence| paths.push(sequence.runs(index, config), rule.window));
-                decode::forward(q, config.kv_heads, &paths, rule, workspace)
+                decode::forward(q, layer.attention.groups(), &paths, rule, workspace)
             });
         }
         let rows: Vec<usize> = (0..tokens.len()).collect();

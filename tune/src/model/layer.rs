@@ -129,8 +129,8 @@ impl<T: Real> Layer<T> {
         (output, inner.attention.into_keys_and_values())
     }
 
-    /// As [`Self::infer`] for tokens whose keys lie elsewhere: `attend` is given rotated queries, rotated keys and values, group-major, and returns the
-    /// attention output, token-major.
+    /// As [`Self::infer`] for tokens whose keys lie elsewhere: `attend` is given rotated queries, group-major, rotated keys and values, head-major, and returns
+    /// the attention output, token-major.
     pub fn step(
         &self,
         input: &Matrix<T>,

@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::attention::{Rule, softmax};
+use super::heads::Groups;
 use crate::tensor::vector::{self, widest};
 use crate::tensor::{Matrix, Real, Rows, Workspace, few_rows_here};
 
@@ -75,26 +76,25 @@ impl<'a, T> Paths<'a, T> {
 
 /// Attention output of one query a head and sequence, token-major `[sequences, heads * head_dim]`, as the output projection reads it.
 ///
-/// `q [kv_heads][sequences][group, head_dim]` is rotated; `o = softmax(scores(q K^T)) V` over each sequence's path, scores as `rule` makes them.
+/// `q [groups][sequences][heads of a group, head_dim]` is rotated; `o = softmax(scores(q K^T)) V` over each sequence's path, scores as `rule` makes them.
 /// Sums in `T`. Windows are cut where paths are pushed.
 ///
 /// # Panics
 /// When `q` has not one row for each head and path, or a path is empty.
 pub fn forward<T: Real>(
     q: &Matrix<T>,
-    kv_heads: usize,
+    groups: Groups,
     paths: &Paths<'_, T>,
     rule: Rule,
     workspace: &Workspace<T>,
 ) -> Matrix<T> {
     let (sequences, dim) = (paths.list.len(), q.cols());
-    let heads = q.rows() / sequences.max(1);
-    assert_eq!(q.rows(), heads * sequences, "one query for each head and path");
+    let (kv_heads, group) = (groups.count, groups.size);
+    assert_eq!(q.rows(), kv_heads * group * sequences, "one query for each head and path");
     assert!(paths.list.iter().all(|path| path.tokens > 0), "a path holds its new token at least");
-    let group = heads / kv_heads;
     let longest = paths.list.iter().map(|path| path.tokens).max().unwrap_or(0);
     let scale = T::from_f64(rule.scale);
-    let mut o = workspace.matrix(sequences, heads * dim);
+    let mut o = workspace.matrix(sequences, kv_heads * group * dim);
     let mut scores = workspace.matrix(sequences * kv_heads, group * longest);
     let tasks = o.data_mut().par_chunks_mut(group * dim).zip(scores.data_mut().par_chunks_mut(group * longest));
     tasks.enumerate().for_each(|(task, (o, scores))| {
@@ -102,7 +102,7 @@ pub fn forward<T: Real>(
         let path = &paths.list[sequence];
         let runs = &paths.runs[path.runs.clone()];
         let first = (kv_head * sequences + sequence) * group * dim;
-        let queries = Rows { data: &q.data()[first..], n: group, k: dim, stride: dim };
+        let queries = Rows { data: &q.data()[first..][..group * dim], n: group, k: dim };
         let mut token = 0;
         for run in runs {
             for keys in run.head(run.keys, kv_head, dim) {
@@ -134,8 +134,8 @@ pub fn forward<T: Real>(
 /// `query . key` for each of some keys, a query's scores `longest` behind those of the one before.
 fn score<T: Real>(queries: Rows<'_, T>, keys: &[T], scores: &mut [T], longest: usize) {
     if !few_rows_here(queries, keys, scores, longest) {
-        for (query, scores) in queries.data.chunks(queries.stride).zip(scores.chunks_mut(longest)).take(queries.n) {
-            products(&query[..queries.k], keys, scores);
+        for (query, scores) in queries.data.chunks(queries.k).zip(scores.chunks_mut(longest)) {
+            products(query, keys, scores);
         }
     }
 }
@@ -197,7 +197,7 @@ mod tests {
             let pieces = [(70, None), (2, Some(0)), (3, Some(1)), (1, Some(0)), (5, None)];
             let segments = Segments::new(&pieces).unwrap();
             let tokens = segments.tokens();
-            let group = heads / kv_heads;
+            let (groups, group) = (Groups::of_queries(heads, kv_heads), heads / kv_heads);
             let row_of = |head: usize, (of, place): (usize, usize)| (head / group * of + place) * group + head % group;
             let matrix = |rows: usize, name: &str| {
                 let mut m = workspace.matrix(rows, dim);
@@ -208,7 +208,7 @@ mod tests {
             let (q, k, v) =
                 (matrix(heads * tokens, "q"), matrix(kv_heads * tokens, "k"), matrix(kv_heads * tokens, "v"));
             let asking = attention::Asking { segments: &segments, tokens: None };
-            let layout = attention::Layout { heads, kv_heads, rule, asking, dropout: None };
+            let layout = attention::Layout { groups, rule, asking, dropout: None };
             let (expected, _) = attention::forward(&q, &k, &v, layout, &workspace);
 
             let run = |range: Range<usize>| {
@@ -226,7 +226,7 @@ mod tests {
                     last.row_mut(to).copy_from_slice(q.row(from));
                 }
             }
-            let o = forward(&last, kv_heads, &paths, rule, &workspace);
+            let o = forward(&last, groups, &paths, rule, &workspace);
             for (index, segment) in segments.list().iter().enumerate() {
                 for head in 0..heads {
                     let expected = expected.row(row_of(head, (tokens, segment.end - 1)));

@@ -1,8 +1,8 @@
 //! Between token-major rows `[tokens, heads * head_dim]`, as linears write them, and group-major blocks `[groups][tokens][heads of a group, head_dim]`, as
 //! attention reads them, with the rotary embedding applied on the way.
 //!
-//! A group is the query heads that share a key/value head; of keys and values each head is a group. Group-major, each group of each tree is one contiguous
-//! block, so that groups are handed to threads as disjoint slices, and the heads that meet the same keys lie beside each other.
+//! A group is the query heads that share a key/value head; of keys and values each head is a group, and group-major is head-major. Each group of each tree is one
+//! contiguous block, so that groups are handed to threads as disjoint slices, and the heads that meet the same keys lie beside each other.
 
 use rayon::prelude::*;
 
@@ -18,17 +18,29 @@ pub struct Groups {
     /// How many.
     pub count: usize,
     /// Heads of each.
-    pub heads: usize,
+    pub size: usize,
+}
+
+impl Groups {
+    /// Query heads, of which as many share each key/value head.
+    pub fn of_queries(heads: usize, kv_heads: usize) -> Self {
+        Self { count: kv_heads, size: heads / kv_heads }
+    }
+
+    /// The heads of keys or values.
+    pub fn of_keys(self) -> Self {
+        Self { size: 1, ..self }
+    }
 }
 
 /// Token-major `[tokens, heads * head_dim]` to group-major `[groups * tokens * heads of a group, head_dim]`, rotated when a table is given.
 pub fn split<T: Real>(x: &Matrix<T>, groups: Groups, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
     let (tokens, width) = (x.rows(), x.cols() / groups.count);
-    let head_dim = width / groups.heads;
-    let mut out = workspace.matrix(groups.count * tokens * groups.heads, head_dim);
-    let rows = (TASK / width.max(1)).max(1);
-    out.data_mut().par_chunks_mut(width.max(1)).with_min_len(rows).enumerate().for_each(|(row, out)| {
-        let (group, token) = (row / tokens, row % tokens);
+    let head_dim = width / groups.size;
+    let mut out = workspace.matrix(groups.count * tokens * groups.size, head_dim);
+    let width = width.max(1);
+    out.data_mut().par_chunks_mut(width).with_min_len(TASK / width).enumerate().for_each(|(place, out)| {
+        let (group, token) = (place / tokens, place % tokens);
         let from = &x.row(token)[group * width..(group + 1) * width];
         match rope {
             Some(table) => {
@@ -43,8 +55,8 @@ pub fn split<T: Real>(x: &Matrix<T>, groups: Groups, rope: Option<&Table<T>>, wo
 
 /// Group-major to token-major: the inverse of [`split`], and, because a rotation's gradient is its inverse, also its gradient.
 pub fn merge<T: Real>(x: &Matrix<T>, groups: Groups, rope: Option<&Table<T>>, workspace: &Workspace<T>) -> Matrix<T> {
-    let (tokens, head_dim) = (x.rows() / (groups.count * groups.heads), x.cols());
-    let width = groups.heads * head_dim;
+    let (tokens, head_dim) = (x.rows() / (groups.count * groups.size), x.cols());
+    let width = groups.size * head_dim;
     let mut out = workspace.matrix(tokens, groups.count * width);
     let size = (groups.count * width).max(1);
     out.data_mut().par_chunks_mut(size).with_min_len(TASK / size).enumerate().for_each(|(token, row)| {
@@ -75,23 +87,40 @@ mod tests {
         let table = rope.table(&[0, 1, 2, 0, 1], &workspace);
         let mut x = workspace.matrix(5, 24);
         x.copy_from(&numbers(120, "x"));
-        let groupings = [(6, 1), (3, 2), (1, 6)].map(|(count, heads)| Groups { count, heads });
+        let groupings = [(6, 1), (3, 2), (1, 6)].map(|(count, size)| Groups { count, size });
         for (table, groups) in
             [None, Some(&table)].into_iter().flat_map(|table| groupings.map(|groups| (table, groups)))
         {
             let split = split(&x, groups, table, &workspace);
             let mut rotated = vec![0.0; 4];
             for (token, head) in [(0, 0), (3, 2), (4, 5)] {
-                let (group, member) = (head / groups.heads, head % groups.heads);
+                let (group, member) = (head / groups.size, head % groups.size);
                 let from = &x.row(token)[4 * head..][..4];
                 match table {
                     Some(table) => table.rotate(token, from, &mut rotated),
                     None => rotated.copy_from_slice(from),
                 }
-                assert_eq!(split.row((group * 5 + token) * groups.heads + member), rotated);
+                assert_eq!(split.row((group * 5 + token) * groups.size + member), rotated);
             }
             let merged = merge(&split, groups, table, &workspace);
             assert!(merged.data().iter().zip(x.data()).all(|(a, b)| (a - b).abs() < 1e-14));
+        }
+    }
+
+    #[test]
+    fn no_tokens_and_many_are_laid_out_alike() {
+        let workspace = Workspace::new(2).unwrap();
+        let groups = Groups::of_queries(6, 2);
+        // so many that several tasks move them
+        for tokens in [0, 1500] {
+            let mut x = workspace.matrix(tokens, 24);
+            x.copy_from(&numbers(tokens * 24, "x"));
+            let laid = workspace.run(|| split(&x, groups, None, &workspace));
+            for (place, row) in laid.data().chunks(4).enumerate() {
+                let (group, token, member) = (place / 3 / tokens, place / 3 % tokens, place % 3);
+                assert_eq!(row, &x.row(token)[(group * 3 + member) * 4..][..4]);
+            }
+            assert!(workspace.run(|| merge(&laid, groups, None, &workspace)).data() == x.data());
         }
     }
 }

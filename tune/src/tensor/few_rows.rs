@@ -14,13 +14,12 @@ use super::{Matrix, Real};
 /// Most rows of x for which this is faster than packing. With more, some of the passes would have nothing left to ask for.
 pub(crate) const FEW_ROWS: usize = 24;
 
-/// `n` rows of `k` elements, each `stride` behind the one before.
+/// `n` rows of `k` elements, one behind the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a, T> {
     pub data: &'a [T],
     pub n: usize,
     pub k: usize,
-    pub stride: usize,
 }
 
 /// `out = x W^T` in f32; false, and nothing done, where the machine has no AVX-512.
@@ -34,7 +33,7 @@ pub(crate) fn few_rows_product<E: Element>(x: &Matrix<f32>, weight: &[E], out: &
     assert_eq!((out.rows(), weight.len()), (n, m * k), "product of [{n}, {k}] with [{m}, {k}]");
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512 && n > 0 && k > 0 && m > 0 {
-        avx512::product(Rows { data: x.data(), n, k, stride: k }, weight, out);
+        avx512::product(Rows { data: x.data(), n, k }, weight, out);
         return true;
     }
     false
@@ -46,10 +45,10 @@ pub(crate) fn few_rows_product<E: Element>(x: &Matrix<f32>, weight: &[E], out: &
 /// # Panics
 /// When the shapes do not fit.
 pub(crate) fn few_rows_here<T: Real>(x: Rows<'_, T>, weight: &[T], out: &mut [T], m: usize) -> bool {
-    let Rows { data, n, k, stride } = x;
+    let Rows { data, n, k } = x;
     let columns = weight.len().checked_div(k).unwrap_or(0);
     assert!(weight.len() == columns * k && columns <= m, "{} elements of weights, {m} results a row", weight.len());
-    assert!(n == 0 || (data.len() >= (n - 1) * stride + k && out.len() >= (n - 1) * m + columns), "{n} rows");
+    assert!(data.len() == n * k && (n == 0 || out.len() >= (n - 1) * m + columns), "{n} rows");
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512
         && let (Some(data), Some(weight)) = (as_f32(data), as_f32(weight))
@@ -57,7 +56,7 @@ pub(crate) fn few_rows_here<T: Real>(x: Rows<'_, T>, weight: &[T], out: &mut [T]
         && columns > 0
     {
         // SAFETY: the instructions were found; rows and results lie inside their slices, as was just checked
-        unsafe { avx512::columns(Rows { data, n, k, stride }, weight, out.as_mut_ptr().cast(), m) }
+        unsafe { avx512::columns(Rows { data, n, k }, weight, out.as_mut_ptr().cast(), m) }
         return true;
     }
     false
@@ -101,7 +100,7 @@ mod avx512 {
     /// reads or writes them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) unsafe fn columns<E: Element>(x: Rows<'_, f32>, weight: &[E], out: *mut f32, m: usize) {
-        let Rows { data, n, k, stride } = x;
+        let Rows { data, n, k } = x;
         let rows = weight.len() / k;
         let passes = n.div_ceil(TOGETHER);
         for first in (0..rows).step_by(BLOCK) {
@@ -109,7 +108,7 @@ mod avx512 {
             for pass in 0..passes {
                 let together = (n - from).div_ceil(passes - pass);
                 let mut block =
-                    Block { weight: [weight.as_ptr(); BLOCK], ask: [weight.as_ptr(); BLOCK], k, stride, m, mask: 0 };
+                    Block { weight: [weight.as_ptr(); BLOCK], ask: [weight.as_ptr(); BLOCK], k, m, mask: 0 };
                 for i in 0..BLOCK {
                     // where the weight ends, its last row stands for those that are missing, and their results are not written
                     block.weight[i] = weight[(first + i).min(rows - 1) * k..].as_ptr();
@@ -120,7 +119,7 @@ mod avx512 {
                 }
                 // SAFETY: rows `from..from + together` of x and of the results exist, and the masked columns of these; the rest is the caller's promise
                 unsafe {
-                    let (x, out) = (data.as_ptr().add(from * stride), out.add(from * m + first));
+                    let (x, out) = (data.as_ptr().add(from * k), out.add(from * m + first));
                     match together {
                         1 => block.multiply::<1>(x, out),
                         2 => block.multiply::<2>(x, out),
@@ -142,8 +141,6 @@ mod avx512 {
         ask: [*const E; BLOCK],
         /// Elements of a row of the weight, and of x.
         k: usize,
-        /// Elements from one row of x to the next.
-        stride: usize,
         /// Elements of a row of results.
         m: usize,
         /// Rows of the weight whose results are written.
@@ -189,7 +186,7 @@ mod avx512 {
                     _mm_prefetch::<_MM_HINT_T0>(self.ask[row].wrapping_add(i).cast());
                 }
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_maskz_loadu_ps(mask, x.add(n * self.stride + i));
+                    let x = _mm512_maskz_loadu_ps(mask, x.add(n * self.k + i));
                     for row in 0..BLOCK {
                         sums[row] = _mm512_fmadd_ps(x, weight[row], sums[row]);
                     }
