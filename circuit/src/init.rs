@@ -15,8 +15,8 @@ use crate::{Plan, PlanError, Real};
 /// ```
 /// use quanta_circuit::{Plan, init};
 /// let plan = Plan::all_pairs(&[4, 3, 2])?;
-/// let gates: Vec<f32> = init::uniform(&plan, &mut || 1.0);
-/// assert_eq!(gates[0], (3.0f32 / 6.0).sqrt());
+/// let gates: Vec<f32> = init::uniform(&plan, &mut || 0.75);
+/// assert_eq!(gates[0], 0.5 * (3.0f32 / 6.0).sqrt());
 /// # Ok::<(), quanta_circuit::PlanError>(())
 /// ```
 pub fn uniform<T: Real>(plan: &Plan, uniform01: &mut impl FnMut() -> f64) -> Vec<T> {

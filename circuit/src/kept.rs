@@ -23,11 +23,11 @@ impl<T: Real> Kept<T> {
     }
 }
 
-/// [`crate::apply`], to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. In `T`'s own arithmetic: there is no
+/// [`apply`](crate::apply), to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. In `T`'s own arithmetic: there is no
 /// such function on a [`unit`](mod@crate::unit).
 ///
 /// # Panics
-/// As [`crate::apply`].
+/// As [`apply`](crate::apply).
 #[track_caller]
 pub fn apply_keeping<T: Real>(
     plan: &Plan,
@@ -47,7 +47,7 @@ pub fn apply_keeping<T: Real>(
     keeping::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
 }
 
-/// [`crate::backward`], to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others, gradients are
+/// [`backward`](crate::backward), to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others, gradients are
 /// wrong.
 ///
 /// ```
@@ -66,7 +66,7 @@ pub fn apply_keeping<T: Real>(
 /// ```
 ///
 /// # Panics
-/// As [`crate::backward`], and where `kept` holds nothing, or is of another plan or another shape.
+/// As [`backward`](crate::backward), and where `kept` holds nothing, or is of another plan or another shape.
 #[track_caller]
 pub fn backward_kept<T: Real>(
     plan: &Plan,

@@ -67,7 +67,7 @@ pub enum PlanError {
         got: usize,
     },
     /// A gate lists output sizes for a different number of axes than it acts on.
-    #[error("gate {gate} acts on {axes} axes and gives {got} output sizes: give one size an axis")]
+    #[error("gate {gate} acts on {axes} axes and gives sizes of {got}: give one size an axis")]
     SizesPerGate {
         /// Index of the gate in order of application.
         gate: usize,

@@ -117,13 +117,15 @@ impl Reader<'_> {
 /// ```
 /// Spaces do not matter. Dims alone are the all-pairs plan. After a colon come the gates in order of application, by their axes counted from the end, and none
 /// after an empty one; `pairs` stands for all pairs in the paper's order. Output dims make an axis change size at its last gate, unless a gate says itself what
-/// sizes it makes: then every gate that changes one must, and output dims are compared with the result.
+/// sizes it makes, in the order of its axes: then every gate that changes one must, and output dims are compared with the result. A plan is printed with
+/// each gate's last axis first, whatever order it was written in.
 ///
 /// ```
 /// use quanta_circuit::Plan;
 /// let plan: Plan = "6-4: (-1)->(3) (-1,-2)".parse()?;
 /// assert_eq!(plan.out_dims(), [6, 3]);
 /// assert_eq!(plan.to_string().parse::<Plan>()?, plan);
+/// assert_eq!("6-4: (-2,-1)->(5,3)".parse::<Plan>()?, "6-4: (-1,-2)->(3,5)".parse()?);
 /// assert_eq!("16-8-8-4: pairs pairs".parse::<Plan>()?.gates().len(), 12); // two layers
 /// assert_eq!("6-4 -> 6-3: (-1,-2)".parse::<Plan>()?, Plan::between(&[6, 4], &[6, 3], &[vec![-1, -2]])?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
