@@ -101,8 +101,8 @@ pub fn apply_each<T: Real>(unit: Option<Unit>, x: &[T], d_in: usize, sums: &mut 
 /// Adds the gradients of [`apply`] to `dx` and `dgates`: `dx += scale * T^t dy`, `dgates += scale * d<dy, T(x)>/dgates`.
 ///
 /// Shapes as in [`apply`]; `dy` is `[tokens, d_out]`, `dx` is `[tokens, d_in]`, `dgates` is laid out as `gates`. `None` leaves a gradient out, and its
-/// work. The tensors between the gates are not kept from the forward pass but computed again, one tile of tokens at a time; [`apply_keeping`](crate::apply_keeping) keeps
-/// them.
+/// work. The tensors between the gates are not kept from the forward pass but computed again, one tile of tokens at a time;
+/// [`apply_keeping`](crate::apply_keeping) keeps them.
 ///
 /// Gate gradients are summed over chunks of tokens whose bounds depend on the number of tokens alone, and the chunks are added in order: the result
 /// is the same for any number of threads.

@@ -23,8 +23,8 @@ impl<T: Real> Kept<T> {
     }
 }
 
-/// [`apply`](crate::apply), to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. In `T`'s own arithmetic: there is no
-/// such function on a [`unit`](mod@crate::unit).
+/// [`apply`](crate::apply), to the bit, that keeps the tensors between the gates in `kept`, instead of whatever that held. In `T`'s own arithmetic: there
+/// is no such function on a [`unit`](mod@crate::unit).
 ///
 /// # Panics
 /// As [`apply`](crate::apply).
@@ -47,8 +47,8 @@ pub fn apply_keeping<T: Real>(
     keeping::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
 }
 
-/// [`backward`](crate::backward), to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others, gradients are
-/// wrong.
+/// [`backward`](crate::backward), to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others,
+/// gradients are wrong.
 ///
 /// ```
 /// use quanta_circuit::{Kept, Plan, apply_keeping, backward, backward_kept};

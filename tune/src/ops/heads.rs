@@ -1,8 +1,8 @@
 //! Between token-major rows `[tokens, heads * head_dim]`, as linears write them, and group-major blocks `[groups][tokens][heads of a group, head_dim]`, as
 //! attention reads them, with the rotary embedding applied on the way.
 //!
-//! A group is the query heads that share a key/value head; of keys and values each head is a group, and group-major is head-major. Each group of each tree is one
-//! contiguous block, so that groups are handed to threads as disjoint slices, and the heads that meet the same keys lie beside each other.
+//! A group is the query heads that share a key/value head; of keys and values each head is a group, and group-major is head-major. Each group of each tree is
+//! one contiguous block, so that groups are handed to threads as disjoint slices, and the heads that meet the same keys lie beside each other.
 
 use rayon::prelude::*;
 
