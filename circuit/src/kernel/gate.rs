@@ -41,12 +41,19 @@ pub(crate) struct BackwardGate<'a, T> {
     pub dy: *const T,
     /// `dX`: `[step.in_len(), width]`, overwritten; null where it is not wanted.
     pub dx: *mut T,
-    /// `S += dY X^t`: `[rows, cols rounded up to lanes]`; null where it is not wanted.
+    /// `S += dY X^t`: `[rows, cols rounded up to lanes]`; null where it is not wanted. Where the vector has [`Vector::HALVES`] and [`half`] says so, each
+    /// column of the last register is two neighbouring numbers, whose sum is meant.
     pub sums: *mut T,
     /// Tokens in the tile, a multiple of the lanes.
     pub width: usize,
     /// Scratch of as many numbers as the kernel asks for.
     pub panel: *mut T,
+}
+
+/// Whether the last columns of so many fill at most half a register.
+#[inline(always)]
+pub(crate) fn half(cols: usize, lanes: usize) -> bool {
+    (1..=lanes / 2).contains(&(cols % lanes))
 }
 
 /// Registers of columns that meet a block of gate rows together, at most: with `Vector::ROWS` rows, a row of the operand and a value they fit the registers.
@@ -354,8 +361,27 @@ unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::E
             for row in 0..rows {
                 gather_along::<V, N>(dy, &step.out_offsets, row, width, dy_panel.add(row * span));
             }
-            gather_transposed::<V, N>(gate.x.add(x), &step.in_offsets, width, x_transposed, padded);
-            sum_products::<V>(rows, padded, span, dy_panel, x_transposed, gate.sums, &step.sum_rows);
+            let whole = if V::HALVES && half(cols, V::LANES) { padded - V::LANES } else { padded };
+            let (x, (first, last)) = (gate.x.add(x), step.in_offsets.split_at(whole.min(cols)));
+            gather_transposed::<V, N>(x, first, width, x_transposed, whole);
+            all_columns::<V, true>(
+                whole / V::LANES,
+                rows,
+                span,
+                dy_panel,
+                span,
+                false,
+                x_transposed,
+                whole,
+                gate.sums,
+                step.sum_rows.as_ptr(),
+                padded,
+            );
+            if whole < padded {
+                let halves = x_transposed.add(span * whole);
+                gather_halves::<V, N>(x, last, width, halves);
+                all_halves::<V>(rows, span, dy_panel, halves, gate.sums.add(whole), padded);
+            }
         }
         if !gate.dx.is_null() {
             // where a lane has one number, both operands that dY makes are the same
@@ -439,21 +465,101 @@ unsafe fn gather_transposed_pairs<V: Vector, const N: usize>(
     }
 }
 
-/// `S[r, k] += sum_c dY[r, c] X^t[c, k]`: the sums of one panel, `span` columns deep.
+/// Copies `N` registers of each listed row of a tile, half a register of rows at most, as [`all_halves`] wants them: two columns, or lanes of columns, of
+/// every row beside each other. Rows that only pad are zero.
 ///
 /// # Safety
-/// `dy` is `[rows, span]`, `x` is `[span, padded]`, `sums` is `[rows, padded]`; `padded` is a multiple of the lanes.
+/// As [`row`] for all rows; `to` is writable for as many registers as half of [`deep`] registers have lanes.
 #[inline(always)]
-unsafe fn sum_products<V: Vector>(
+unsafe fn gather_halves<V: Vector, const N: usize>(
+    src: *const V::Element,
+    offsets: &[usize],
+    width: usize,
+    to: *mut V::Element,
+) {
+    const { assert!(V::ELEMENTS == 1 || deep::<V>(N) <= WIDE, "an operand of as many registers") };
+    let zeros = [V::Element::default(); 16 * WIDE];
+    let (mut operands, mut rows) = ([zeros; 8], [zeros.as_ptr(); 8]);
+    for i in 0..offsets.len() {
+        // SAFETY: the caller's promise; an operand has as many registers as N makes.
+        rows[i] = unsafe {
+            if V::ELEMENTS > 1 {
+                gather_along::<V, N>(src, offsets, i, width, operands[i].as_mut_ptr());
+                operands[i].as_ptr()
+            } else {
+                src.add(offsets[i] * width)
+            }
+        };
+    }
+    for register in 0..deep::<V>(N) {
+        // SAFETY: as above.
+        unsafe {
+            let columns = V::transpose_two(&rows.map(|row| row.add(register * V::LANES)));
+            for (column, values) in columns.into_iter().enumerate().take(V::LANES / 2) {
+                values.store(to.add((register * V::LANES / 2 + column) * V::LANES));
+            }
+        }
+    }
+}
+
+/// `S[r, k] += sum_c dY[r, c] X^t[c, k]` for columns k that fill at most half a register: the sums over even and odd c are neighbours in `sums`.
+///
+/// # Safety
+/// `dy` is `[rows, span]`, `x` is `[span / 2]` registers; `sums` is writable for a register every `stride` numbers, `rows` times.
+#[inline(always)]
+unsafe fn all_halves<V: Vector>(
     rows: usize,
-    padded: usize,
     span: usize,
     dy: *const V::Element,
     x: *const V::Element,
     sums: *mut V::Element,
-    sum_rows: &[usize],
+    stride: usize,
 ) {
-    let (registers, places) = (padded / V::LANES, sum_rows.as_ptr());
-    // SAFETY: the caller's promise.
-    unsafe { all_columns::<V, true>(registers, rows, span, dy, span, false, x, padded, sums, places, padded) }
+    let mut row = 0;
+    while row < rows {
+        let height = row_block(rows - row, V::ROWS);
+        // SAFETY: the caller's promise; `row + height <= rows`.
+        unsafe {
+            let (dy, sums) = (dy.add(row * span), sums.add(row * stride));
+            match height {
+                8 => half_block::<V, 8>(span, dy, x, sums, stride),
+                4 => half_block::<V, 4>(span, dy, x, sums, stride),
+                2 => half_block::<V, 2>(span, dy, x, sums, stride),
+                _ => half_block::<V, 1>(span, dy, x, sums, stride),
+            }
+        }
+        row += height;
+    }
+}
+
+/// [`all_halves`] for `R` rows: two registers of sums a row, so that no sum waits for the one before it.
+///
+/// # Safety
+/// As there; `span` is a multiple of 4.
+#[inline(always)]
+unsafe fn half_block<V: Vector, const R: usize>(
+    span: usize,
+    mut dy: *const V::Element,
+    mut x: *const V::Element,
+    sums: *mut V::Element,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise, index by index.
+    unsafe {
+        let mut acc = [[V::zero(); 2]; R];
+        for _ in 0..span / 4 {
+            for n in 0..2 {
+                let x = V::load(x.add(n * V::LANES));
+                for r in 0..R {
+                    acc[r][n] = V::multiply(V::splat_two(dy.add(r * span + 2 * n)), x, acc[r][n]);
+                }
+            }
+            dy = dy.add(4);
+            x = x.add(2 * V::LANES);
+        }
+        for r in 0..R {
+            let place = sums.add(r * stride);
+            V::store(V::add(V::load(place), V::add(acc[r][0], acc[r][1])), place);
+        }
+    }
 }

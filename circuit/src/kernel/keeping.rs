@@ -30,7 +30,7 @@ pub(crate) fn apply<T: Real>(
     };
     let (packed_len, panel) = (kernels.packed_gates(&schedule), kernels.forward_panel(&schedule));
     with_scratch(packed_len, |packed: &mut [T]| {
-        pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+        pack(kernels, &schedule.steps, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
         let last_packed = &packed[packed_len - kernels.packed_len(last)..];
         let mut kept = kept.chunks_mut((tile * between).max(1));
         // a single gate keeps nothing

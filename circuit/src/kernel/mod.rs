@@ -36,6 +36,8 @@ pub struct Kernels<T> {
     pub(crate) name: &'static str,
     /// Numbers in a vector register.
     pub(crate) lanes: usize,
+    /// Whether gradient sums of half a register of columns are kept in two parts: see [`BackwardGate::sums`].
+    pub(crate) halves: bool,
     /// Length of a packed gate of so many rows and columns; its transpose has the same.
     pub(crate) packed_len: fn(usize, usize) -> usize,
     /// Packs the matrix whose element `[r, k]` is `gates[rows[r] + cols[k]]`, given `gates`, `rows` and `cols`.

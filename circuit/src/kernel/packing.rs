@@ -32,17 +32,21 @@ fn pack_block<V: Vector, const R: usize>(
     cols: &[usize],
     packed: &mut [V::Element],
 ) {
-    let rows: [&[V::Element]; R] = std::array::from_fn(|r| &gates[rows[r]..]);
-    let columns = packed.as_chunks_mut::<R>().0.iter_mut();
-    if V::ELEMENTS == 1 {
-        for (column, &col) in columns.zip(cols) {
-            *column = std::array::from_fn(|r| rows[r][col]);
+    let neighbours = |places: &[usize]| places.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    let (columns, pairs) = (packed.as_chunks_mut::<R>().0.iter_mut(), cols.chunks(V::ELEMENTS));
+    // what lies side by side is moved as one, which is several times as fast
+    if neighbours(rows) {
+        let values = |col: usize| gates[rows[0] + col..].first_chunk::<R>().expect("every row has this column");
+        for (column, pair) in columns.zip(pairs) {
+            let (first, second) = (*values(pair[0]), pair.get(1).map_or([V::Element::ZERO; R], |&col| *values(col)));
+            *column = std::array::from_fn(|r| V::lane([first[r], second[r]]));
         }
         return;
     }
-    for (column, cols) in columns.zip(cols.chunks(2)) {
-        let second = |row: &[V::Element]| cols.get(1).map_or(V::Element::ZERO, |&col| row[col]);
-        *column = std::array::from_fn(|r| V::lane([rows[r][cols[0]], second(rows[r])]));
+    let rows: [&[V::Element]; R] = std::array::from_fn(|r| &gates[rows[r]..]);
+    for (column, pair) in columns.zip(pairs) {
+        let second = |row: &[V::Element]| pair.get(1).map_or(V::Element::ZERO, |&col| row[col]);
+        *column = std::array::from_fn(|r| V::lane([rows[r][pair[0]], second(rows[r])]));
     }
 }
 

@@ -96,11 +96,6 @@ impl Step {
         self.full_in[1]
     }
 
-    /// Rows of the whole gate.
-    pub fn full_rows(&self) -> usize {
-        self.full_out[1]
-    }
-
     /// Row of the whole gate for a row in use.
     pub fn full_row(&self, row: usize) -> usize {
         row / self.out_sizes[1] * self.full_out[0] + row % self.out_sizes[1]

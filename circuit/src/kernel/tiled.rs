@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::gate::half;
 use super::schedule::{Schedule, Step};
 use super::scratch::with_scratch;
 use super::transfer::Transfer;
@@ -35,7 +36,9 @@ pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, su
             let (here, rest) = packed.split_at_mut(sum.terms.len() * packed_len(&schedule));
             packed = rest;
             for ((gates, _), packed) in sum.terms.iter().zip(here.chunks_mut(packed_len(&schedule).max(1))) {
-                pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+                pack(kernels, &schedule.steps, packed, |[rows, cols], packed| {
+                    (kernels.pack)(gates, &rows, &cols, packed)
+                });
             }
             let scales = sum.terms.iter().map(|(_, scale)| *scale).collect();
             ready.push(Ready { schedule, packed: here, scales, d_out: sum.d_out });
@@ -55,11 +58,11 @@ pub(crate) fn apply_each<T: Real>(kernels: &Kernels<T>, x: &[T], d_in: usize, su
 /// Packs every step's gate, one after another; `pack` is given the places of its values.
 pub(super) fn pack<T: Real>(
     kernels: &Kernels<T>,
-    schedule: &Schedule,
+    steps: &[Step],
     mut packed: &mut [T],
     pack: impl Fn([Vec<usize>; 2], &mut [T]),
 ) {
-    for step in &schedule.steps {
+    for step in steps {
         let (here, rest) = packed.split_at_mut(kernels.packed_len(step));
         pack(step.places(), here);
         packed = rest;
@@ -222,9 +225,13 @@ pub(crate) fn backward<T: Real>(
         let (packed, rest) = scratch.split_at_mut(packed_len);
         let (packed_transposed, sums) = rest.split_at_mut(packed_len);
         if sums_total > 0 && kept.is_none() {
-            pack(kernels, &schedule, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
+            // the last gate's output is not needed
+            let steps = &schedule.steps[..schedule.steps.len().saturating_sub(1)];
+            pack(kernels, steps, packed, |[rows, cols], packed| (kernels.pack)(gates, &rows, &cols, packed));
         }
-        pack(kernels, &schedule, packed_transposed, |[rows, cols], packed| (kernels.pack)(gates, &cols, &rows, packed));
+        pack(kernels, &schedule.steps, packed_transposed, |[rows, cols], packed| {
+            (kernels.pack)(gates, &cols, &rows, packed)
+        });
         let pass = Pass { kernels, schedule: &schedule, tile, packed, packed_transposed, d_in, d_out, scale };
         let x = x.chunks(chunk * d_in);
         let dy = dy.chunks(chunk * d_out);
@@ -243,36 +250,45 @@ pub(crate) fn backward<T: Real>(
             .with_max_len(1)
             .for_each(|(x, dy, dx, partial, kept)| backward_chunk(&pass, x, dy, dx, partial, kept));
         if let Some(dgates) = dgates {
-            add_sums(&schedule, lanes, &sums[..sums_total], sums_len, dgates);
+            add_sums(kernels, &schedule, &mut sums[..sums_total], sums_len, dgates);
         }
     });
 }
 
-/// Adds the chunks' gate gradients to `dgates`, chunk after chunk for every value.
-fn add_sums<T: Real>(schedule: &Schedule, lanes: usize, sums: &[T], sums_len: usize, dgates: &mut [T]) {
-    let mut offset = 0;
-    for step in &schedule.steps {
-        let (width, cols) = (sums_width(step, lanes), step.full_cols());
-        let gate = &mut dgates[step.offset..step.offset + step.full_rows() * cols];
-        // A row of the whole gate that no row in use maps to belongs to truncated outputs: its gradient is zero.
-        let mut used: Vec<Option<usize>> = vec![None; step.full_rows()];
-        for row in 0..step.rows() {
-            used[step.full_row(row)] = Some(row);
+/// Numbers of sums that a thread adds up at a time.
+const PIECE: usize = 2048;
+
+/// Adds the chunks' gate gradients up, chunk after chunk for every value, and to `dgates`. The first chunk's are overwritten.
+fn add_sums<T: Real>(kernels: &Kernels<T>, schedule: &Schedule, sums: &mut [T], sums_len: usize, dgates: &mut [T]) {
+    let (total, others) = sums.split_at_mut(sums_len);
+    total.par_chunks_mut(PIECE).enumerate().for_each(|(index, total)| {
+        for chunk in others.chunks_exact(sums_len) {
+            total.iter_mut().zip(&chunk[index * PIECE..]).for_each(|(total, value)| *total += *value);
         }
-        let places = &step.places()[1];
-        gate.par_chunks_mut(cols).with_min_len(8).zip(used).for_each(|(dgate, row)| {
-            let Some(row) = row else { return };
-            let start = offset + row * width;
-            let (first, others) = sums.split_at(sums_len);
-            let mut total = first[start..start + step.cols()].to_vec();
-            for chunk in others.chunks_exact(sums_len) {
-                total.iter_mut().zip(&chunk[start..]).for_each(|(total, value)| *total += *value);
-            }
-            for (col, total) in places.iter().zip(total) {
-                dgate[*col] += total;
-            }
-        });
-        offset += step.rows() * width;
+    });
+    let mut total = &*total;
+    for step in &schedule.steps {
+        let (sums, rest) = total.split_at(step.rows() * sums_width(step, kernels.lanes));
+        add_gate(kernels, step, sums, dgates);
+        total = rest;
+    }
+}
+
+/// Adds a gate's sums to its place in `dgates`. A row of the gate that none in use maps to belongs to truncated outputs: its gradient is zero.
+fn add_gate<T: Real>(kernels: &Kernels<T>, step: &Step, sums: &[T], dgates: &mut [T]) {
+    let cols = step.cols();
+    let whole = if kernels.halves && half(cols, kernels.lanes) { cols - cols % kernels.lanes } else { cols };
+    let [rows, places] = step.places();
+    for (row, sums) in rows.into_iter().zip(sums.chunks_exact(sums_width(step, kernels.lanes))) {
+        let to = &mut dgates[row..];
+        let (first, last) = places.split_at(whole);
+        if cols == step.full_cols() {
+            to.iter_mut().zip(&sums[..whole]).for_each(|(to, sum)| *to += *sum);
+        } else {
+            first.iter().zip(sums).for_each(|(col, sum)| to[*col] += *sum);
+        }
+        let (pairs, _) = sums[whole..].as_chunks::<2>();
+        last.iter().zip(pairs).for_each(|(col, [even, odd])| to[*col] += *even + *odd);
     }
 }
 

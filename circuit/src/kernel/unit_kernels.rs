@@ -32,6 +32,7 @@ macro_rules! unit_kernels {
             }
             Kernels {
                 name: $name,
+                halves: false,
                 packed_len: parts::packed_len,
                 pack: parts::pack,
                 forward_scratch: parts::forward_scratch,

@@ -27,6 +27,34 @@ pub(crate) unsafe trait Vector: Copy {
     unsafe fn zero() -> Self;
     /// All lanes equal.
     unsafe fn splat(value: Self::Element) -> Self;
+    /// Whether gradient sums of columns that fill at most half a register are made of two operands at once: [`Vector::splat_two`], [`Vector::transpose_two`].
+    const HALVES: bool = false;
+    /// Two neighbouring numbers in turn.
+    #[inline(always)]
+    unsafe fn splat_two(from: *const Self::Element) -> Self {
+        let mut lanes = [Self::Element::default(); 16];
+        for (lane, value) in lanes.iter_mut().enumerate() {
+            // SAFETY: the caller's promise for two numbers, here and below for 16, which a register has at most.
+            *value = unsafe { *from.add(lane % 2) };
+        }
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+    /// The transposed block of the registers at the first `LANES / 2` of `rows`, two neighbouring numbers moved as one: half as many registers.
+    #[inline(always)]
+    unsafe fn transpose_two(rows: &[*const Self::Element; 8]) -> [Self; 8] {
+        // SAFETY: the caller's promise of a register behind each pointer.
+        unsafe {
+            let mut columns = [Self::zero(); 8];
+            for column in 0..Self::LANES / 2 {
+                let mut lanes = [Self::Element::default(); 16];
+                for lane in 0..Self::LANES {
+                    lanes[lane] = *rows[lane / 2].add(2 * column + lane % 2);
+                }
+                columns[column] = Self::load(lanes.as_ptr());
+            }
+            columns
+        }
+    }
     /// Reads a register.
     unsafe fn load(from: *const Self::Element) -> Self;
     /// Writes a register.
@@ -159,6 +187,7 @@ macro_rules! kernels {
             Kernels {
                 name: $name,
                 lanes: <$vector as Vector>::LANES,
+                halves: <$vector as Vector>::HALVES,
                 packed_len: packing::packed_len::<$vector>,
                 pack: packing::pack::<$vector>,
                 forward_scratch: gate::forward_scratch,

@@ -19,6 +19,7 @@ unsafe impl Vector for PlainPairs {
     const LANES: usize = LANES;
     const ROWS: usize = 4;
     const ELEMENTS: usize = 2;
+    const HALVES: bool = true;
 
     unsafe fn zero() -> Self {
         Self(Portable([0.0; LANES]))

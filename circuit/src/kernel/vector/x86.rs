@@ -74,6 +74,26 @@ macro_rules! register {
     };
 }
 
+/// Halves of a register of f32: two numbers are moved as one f64.
+macro_rules! halves_512 {
+    () => {
+        const HALVES: bool = true;
+        #[inline(always)]
+        unsafe fn splat_two(from: *const f32) -> Self {
+            // SAFETY: the caller's promise of the instruction set and of two numbers.
+            Self(unsafe { _mm512_castpd_ps(_mm512_set1_pd(from.cast::<f64>().read_unaligned())) })
+        }
+        #[inline(always)]
+        unsafe fn transpose_two(rows: &[*const f32; 8]) -> [Self; 8] {
+            // SAFETY: the caller's promise of the instruction set and of a register behind each pointer.
+            unsafe {
+                let block = rows.map(|row| _mm512_loadu_pd(row.cast()));
+                transpose_512_f64(block).map(|column| Self(_mm512_castpd_ps(column)))
+            }
+        }
+    };
+}
+
 register!(
     Avx512F32,
     __m512,
@@ -86,7 +106,10 @@ register!(
     _mm512_storeu_ps,
     _mm512_fmadd_ps,
     _mm512_add_ps,
-    transpose_512_f32
+    transpose_512_f32,
+    {
+        halves_512!();
+    }
 );
 register!(
     Avx512F64,
@@ -147,6 +170,7 @@ register!(
     transpose_512_f32,
     {
         const ELEMENTS: usize = 2;
+        halves_512!();
         #[inline(always)]
         unsafe fn multiply(a: Self, b: Self, c: Self) -> Self {
             // SAFETY: the caller's promise of the instruction set, here and below; all types are the same bits.
@@ -318,4 +342,30 @@ pub(crate) fn all_f32() -> &'static [&'static Kernels<f32>] {
 pub(crate) fn all_f64() -> &'static [&'static Kernels<f64>] {
     static ALL: [&Kernels<f64>; 3] = [&AVX512_F64, &AVX2_F64, &PORTABLE_F64];
     &ALL[3 - available()..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_numbers_are_moved_as_one() {
+        if !is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        let block: [[f32; 16]; 8] = std::array::from_fn(|row| std::array::from_fn(|col| (16 * row + col) as f32));
+        let rows = block.each_ref().map(|row| row.as_ptr());
+        let numbers = |register: Avx512F32| {
+            let mut numbers = [0.0; 16];
+            // SAFETY: the processor was asked; sixteen numbers have room.
+            unsafe { register.store(numbers.as_mut_ptr()) };
+            numbers
+        };
+        // SAFETY: the processor was asked; every row has sixteen numbers.
+        let (columns, twice) = unsafe { (Avx512F32::transpose_two(&rows), Avx512F32::splat_two(rows[1].add(3))) };
+        for (at, column) in columns.into_iter().enumerate() {
+            assert_eq!(numbers(column), std::array::from_fn(|lane| block[lane / 2][2 * at + lane % 2]));
+        }
+        assert_eq!(numbers(twice), std::array::from_fn(|lane| block[1][3 + lane % 2]));
+    }
 }
