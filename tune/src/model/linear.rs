@@ -10,7 +10,7 @@
 use super::trained::{Unfrozen, linear_gradient};
 use crate::adapter::{Adapter, Circuits, Gradients, Pass, Place, Saved as AdapterSaved, Site, add_each};
 use crate::ops::{Weight, row_lengths};
-use crate::tensor::{Matrix, Real};
+use crate::tensor::{Matrix, Real, RoundedRows, Workspace};
 
 /// An adapter at a site and the slot of its gradient.
 pub struct Attached<T: Real> {
@@ -296,11 +296,7 @@ impl<T: Real> Linear<T> {
             saved.product = Some(copy(&y, pass));
             self.scale_rows(&mut y, m);
         }
-        if let Some(bias) = &self.bias {
-            for row in y.data_mut().chunks_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
-            }
-        }
+        self.add_bias(&mut y);
         for (index, attached) in self.at(Place::Output) {
             let mut next = copy(&y, pass);
             saved.adapters[index] = attached.adapter.forward(&y, &mut next, pass);
@@ -310,6 +306,43 @@ impl<T: Real> Linear<T> {
             saved.adapters[index] = attached.adapter.forward(x, &mut y, pass);
         }
         (y, saved)
+    }
+
+    fn add_bias(&self, y: &mut Matrix<T>) {
+        if let Some(bias) = &self.bias {
+            for row in y.data_mut().chunks_mut(bias.len()) {
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+        }
+    }
+
+    /// Whether nothing but products reads its rows, of so many, and rounds them: whoever makes them may round them.
+    pub(super) fn takes_rounded(&self, rows: usize, workspace: &Workspace<T>) -> bool {
+        !self.trains() && self.weight.takes_rounded(rows, workspace)
+    }
+
+    /// [`Self::forward`] of rounded rows; nothing is kept.
+    ///
+    /// # Panics
+    /// When [`Self::takes_rounded`] says no.
+    pub(super) fn forward_rounded(&self, x: &RoundedRows<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        assert!(!self.trains(), "what is attached reads rows that are not rounded");
+        let mut y = self.weight.forward_rounded(x, workspace);
+        self.add_bias(&mut y);
+        y
+    }
+
+    /// [`Self::backward`] of rounded rows.
+    ///
+    /// # Panics
+    /// As [`Self::forward_rounded`].
+    pub(super) fn backward_rounded(&self, dy: &RoundedRows<T>, dx: InputGradient<'_, T>, workspace: &Workspace<T>) {
+        assert!(!self.trains(), "what is attached reads rows that are not rounded");
+        match dx {
+            InputGradient::None => {}
+            InputGradient::Write(dx) => self.weight.backward_rounded(dy, dx, false, workspace),
+            InputGradient::Add(dx) => self.weight.backward_rounded(dy, dx, true, workspace),
+        }
     }
 
     /// Multiplies feature i by `m_i / |W_i|`.

@@ -61,8 +61,17 @@ impl<T: Real> Mlp<T> {
             None => (None, self.up.forward(&x, pass)),
         };
         drop(x);
-        let inner = self.inner(gate.as_ref().map(|(gate, _)| gate), &up.0, pass.workspace);
-        let (y, down) = self.down.forward(&inner, pass);
+        let workspace = pass.workspace;
+        let (y, down) = match &gate {
+            Some((gate, _)) if self.down.takes_rounded(up.0.rows(), workspace) => {
+                let inner = gated::forward_rounded(gate, &up.0, self.activation, workspace);
+                (self.down.forward_rounded(&inner, workspace), LinearSaved::default())
+            }
+            gate => {
+                let inner = self.inner(gate.as_ref().map(|(gate, _)| gate), &up.0, workspace);
+                self.down.forward(&inner, pass)
+            }
+        };
         (y, Saved { gate, up, down })
     }
 
@@ -96,6 +105,17 @@ impl<T: Real> Mlp<T> {
         let write = InputGradient::Write(&mut d_inner);
         self.down.backward(inner.as_ref(), dy, down, write, gradients, pass);
         drop(inner);
+        if let Some(linear) = &self.gate
+            && [linear, &self.up].iter().all(|linear| linear.takes_rounded(up.rows(), workspace))
+            && let Some((gate, _)) = gate.take()
+        {
+            let [d_gate, d_up] = gated::backward_rounded(&d_inner, gate, up, self.activation);
+            drop(d_inner);
+            let mut dx = workspace.matrix(dy.rows(), self.up.site().d_in);
+            linear.backward_rounded(&d_gate, InputGradient::Write(&mut dx), workspace);
+            self.up.backward_rounded(&d_up, InputGradient::Add(&mut dx), workspace);
+            return Some(dx);
+        }
         match &mut gate {
             Some((gate, _)) => gated::backward(&d_inner, gate, &mut up, self.activation),
             None => activation::backward(&d_inner, &mut up, self.activation),

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use super::thin;
 use crate::tensor::vector::widest;
 use crate::tensor::{
-    FEW_ROWS, Frozen, MatMut, MatRef, Matrix, Product, Real, Workspace, bf16_products, few_rows_product, matmul,
-    panel_products,
+    FEW_ROWS, Frozen, MatMut, MatRef, Matrix, Product, Real, RoundedRows, Workspace, bf16_products, few_rows_product,
+    matmul, panel_products, products_of_rounded,
 };
 use crate::weights::{Bf16Values, round_to_bf16};
 
@@ -131,6 +131,53 @@ impl<T: Real> Weight<T> {
             let block = MatRef::new(block, end - first, self.cols);
             matmul(y.view_mut().columns(first, end), false, x.view(), block.t(), T::ONE);
         });
+    }
+
+    /// Whether products of so many rows are made of rows rounded to bf16 in vectors, so that these may be rounded where they are made.
+    pub(crate) fn takes_rounded(&self, rows: usize, workspace: &Workspace<T>) -> bool {
+        self.is_bf16() && RoundedRows::taken(rows, workspace)
+    }
+
+    /// [`Self::forward`] of rounded rows.
+    ///
+    /// # Panics
+    /// When [`Self::takes_rounded`] says no.
+    pub(crate) fn forward_rounded(&self, x: &RoundedRows<T>, workspace: &Workspace<T>) -> Matrix<T> {
+        let mut y = workspace.matrix(x.rows(), self.rows);
+        self.product_of_rounded(x, &mut y, true, false, workspace);
+        y
+    }
+
+    /// [`Self::backward`] of rounded rows.
+    ///
+    /// # Panics
+    /// When [`Self::takes_rounded`] says no.
+    pub(crate) fn backward_rounded(
+        &self,
+        dy: &RoundedRows<T>,
+        dx: &mut Matrix<T>,
+        accumulate: bool,
+        workspace: &Workspace<T>,
+    ) {
+        self.product_of_rounded(dy, dx, false, accumulate, workspace);
+    }
+
+    fn product_of_rounded(
+        &self,
+        x: &RoundedRows<T>,
+        out: &mut Matrix<T>,
+        transposed: bool,
+        accumulate: bool,
+        workspace: &Workspace<T>,
+    ) {
+        let (x, out, workspace): (&dyn Any, &mut dyn Any, &dyn Any) = (x, out, workspace);
+        let operands = x.downcast_ref().zip(out.downcast_mut()).zip(workspace.downcast_ref());
+        let (((x, out), workspace), Storage::Bf16(elements)) = (operands.expect("rounded rows are f32"), &self.storage)
+        else {
+            panic!("rounded rows meet weights that are held as bf16");
+        };
+        let w = Frozen { elements: &elements[..], cols: self.cols, transposed };
+        products_of_rounded(x, &mut [Product { w, out }], accumulate, workspace);
     }
 
     /// `dx = dy W`, added to `dx` when `accumulate`: `dy [n, rows]`, `dx [n, cols]`.

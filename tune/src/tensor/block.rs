@@ -17,8 +17,8 @@ pub(super) struct Block {
     pub rows: usize,
     /// The first row's first word that the panel meets.
     pub x: *const f32,
-    /// Words of a row of x.
-    pub k: usize,
+    /// Words from a row of x to the next.
+    pub stride: usize,
     /// Its rows of whole registers, one for each word of `depth`, and one more that is read and not used.
     pub panel: *const f32,
     pub depth: usize,
@@ -81,12 +81,12 @@ impl Block {
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
     unsafe fn rows_together<W: Words, const R: usize, const N: usize>(&self, first: usize) {
-        let &Self { k, depth, mut panel, m, .. } = self;
+        let &Self { stride, depth, mut panel, m, .. } = self;
         // SAFETY: the caller's promise, index by index
         unsafe {
             let (mut x, out) = ([self.x; R], self.out.add(first * m));
             for r in 0..R {
-                x[r] = self.x.add((first + r) * k);
+                x[r] = self.x.add((first + r) * stride);
                 for n in 0..N {
                     // the results are needed at the end, and may be far away
                     _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(r * m + n * LANES).cast());

@@ -319,6 +319,22 @@ pub(super) unsafe fn round_left(
     }
 }
 
+/// Rounds a row to pairs of bf16 numbers, which take the place of its first half.
+///
+/// # Safety
+/// As [`round_left`]; the row's `elements` numbers are readable and writable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn round_in_place(row: *mut f32, elements: usize) {
+    let (words, one) = (elements.div_ceil(2), _mm512_set1_ps(1.0));
+    for word in (0..words).step_by(LANES) {
+        // SAFETY: the caller's promise; what is written has been read, here or before
+        unsafe {
+            let values = Rounded::scaled_along(row.add(2 * word), elements - 2 * word, one);
+            _mm512_mask_storeu_ps(row.add(word), ends(words - word), values);
+        }
+    }
+}
+
 /// Reads the lanes that `mask` names, and zeros for the others. Where these are all, a load without a mask is faster on some processors.
 ///
 /// # Safety
@@ -381,7 +397,7 @@ impl Ahead {
             let first = self.first.wrapping_add(row * self.stride);
             for byte in (0..self.bytes).step_by(64) {
                 // a hint: nothing is read, and any address will do
-                _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(byte).cast());
+                _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(byte).cast());
             }
         }
     }

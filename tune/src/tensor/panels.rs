@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::pack;
-use super::rounded::has_pairs;
+use super::rounded::{RoundedRows, has_pairs};
 use super::tiles::Frozen;
 use super::{Matrix, Workspace};
 
@@ -64,7 +64,8 @@ pub(crate) fn panel_products<E: Element>(
     let has_work = check(x, products);
     #[cfg(target_arch = "x86_64")]
     if super::vector::width() == 512 && has_work {
-        let x = avx512::Rows { words: x.data(), n: x.rows(), k: x.cols(), elements: x.cols() };
+        let (words, n, k) = (x.data(), x.rows(), x.cols());
+        let x = avx512::Rows { words, n, stride: k, k, elements: k };
         avx512::products::<pack::Wide<E>>(x, products, accumulate, workspace);
         return true;
     }
@@ -93,7 +94,28 @@ pub(super) fn rounded_products(
         rows.for_each(|(x, to)| unsafe {
             pack::round_left(x.as_ptr(), elements, [x.len() / elements, elements], false, 1.0, to);
         });
-        let x = avx512::Rows { words: &pairs, n, k, elements };
+        let x = avx512::Rows { words: &pairs, n, stride: k, k, elements };
+        avx512::products::<pack::Pairs>(x, products, accumulate, workspace);
+    }
+    let _ = (accumulate, workspace, has_work);
+}
+
+/// As [`rounded_products`], of rows that were rounded where they were made.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub(crate) fn products_of_rounded(
+    x: &RoundedRows<f32>,
+    products: &mut [Product<'_>],
+    accumulate: bool,
+    workspace: &Workspace<f32>,
+) {
+    let x = x.words();
+    let has_work = check(x, products);
+    #[cfg(target_arch = "x86_64")]
+    if has_work {
+        let (words, n, elements) = (x.data(), x.rows(), x.cols());
+        let x = avx512::Rows { words, n, stride: elements, k: elements.div_ceil(2), elements };
         avx512::products::<pack::Pairs>(x, products, accumulate, workspace);
     }
     let _ = (accumulate, workspace, has_work);
@@ -152,11 +174,12 @@ mod avx512 {
         }
     }
 
-    /// `n` rows of `k` words, which hold `elements` each.
+    /// `n` rows of `k` words, which hold `elements` each, a row every `stride` words.
     #[derive(Clone, Copy)]
     pub(super) struct Rows<'a> {
         pub words: &'a [f32],
         pub n: usize,
+        pub stride: usize,
         pub k: usize,
         pub elements: usize,
     }
@@ -193,8 +216,9 @@ mod avx512 {
         accumulate: bool,
         workspace: &Workspace<f32>,
     ) {
-        let Rows { words, n, k, elements } = x;
-        assert!(words.len() == n * k && k == elements.div_ceil(W::ELEMENTS), "{n} rows of {elements} elements");
+        let Rows { words, n, stride, k, elements } = x;
+        assert!(words.len() == n * stride && stride >= k, "{n} rows of {k} words");
+        assert_eq!(k, elements.div_ceil(W::ELEMENTS), "{elements} elements");
         let products = products.iter_mut().map(|Product { w, out }| Made { w: *w, m: out.cols(), out: Out::of(out) });
         let products: Vec<_> = products.collect();
         let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
@@ -232,8 +256,8 @@ mod avx512 {
                     pack::<W>(product.w, of_words(&part), columns.clone(), &mut panel);
                     let block = Block {
                         rows: rows.len(),
-                        x: words.as_ptr().add(rows.start * k + part.start),
-                        k,
+                        x: words.as_ptr().add(rows.start * stride + part.start),
+                        stride,
                         panel: panel.as_ptr(),
                         depth: part.len(),
                         out: product.out.at(rows.start * product.m + columns.start),

@@ -3,13 +3,80 @@
 //! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It takes half the instructions of two parts on a matrix
 //! unit, and of f32 where the processor has AVX-512-BF16, and is too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
 
-use quanta_circuit::unit::{self, nearest};
+use std::any::TypeId;
+
+use quanta_circuit::unit::{self, SIDE, nearest};
+use rayon::prelude::*;
 
 use super::vector::widest;
+use super::{Bf16Products, Matrix, Real, Rounder, Workspace};
+
+/// Rows that one parallel task makes and rounds.
+const BLOCK: usize = 16;
 
 /// Whether the processor multiplies pairs of bf16 numbers in vectors, AVX-512-BF16, and has the instructions around them.
 pub(crate) fn has_pairs() -> bool {
     super::vector::width() == 512 && unit::has_pairs()
+}
+
+/// Rows rounded to bf16 where they were made, while they are in the nearest cache: for products in vectors of pairs ([`Rounder::Avx512`]), and for nothing else.
+///
+/// A matrix `[rows, cols]` whose rows begin with their pairs, half as many words; what is behind them is left over.
+pub(crate) struct RoundedRows<T: Real>(Matrix<T>);
+
+impl<T: Real> RoundedRows<T> {
+    /// Whether products of so many rows with bf16 weights are made of such rows.
+    pub(crate) fn taken(rows: usize, workspace: &Workspace<T>) -> bool {
+        let vectors = workspace.bf16_products() == Bf16Products::Rounded(Rounder::Avx512);
+        vectors && rows >= SIDE && TypeId::of::<T>() == TypeId::of::<f32>()
+    }
+
+    /// Rows of matrices of one shape: `make` is given the index of a row and the row of each, writes or changes them, and they are rounded.
+    ///
+    /// # Panics
+    /// When the shapes differ, or the type is not f32 on a machine with AVX-512-BF16.
+    pub(crate) fn made<const N: usize>(
+        mut matrices: [Matrix<T>; N],
+        make: impl Fn(usize, [&mut [T]; N]) + Sync,
+    ) -> [Self; N] {
+        assert!(has_pairs() && TypeId::of::<T>() == TypeId::of::<f32>(), "rows of f32, and AVX-512-BF16");
+        let [rows, cols] = matrices.first().map_or([0; 2], |first| [first.rows(), first.cols()]);
+        assert!(matrices.iter().all(|matrix| [matrix.rows(), matrix.cols()] == [rows, cols]), "matrices of one shape");
+        if rows * cols > 0 {
+            let mut blocks = matrices.each_mut().map(|matrix| matrix.data_mut().chunks_mut(BLOCK * cols));
+            let next = |_| blocks.each_mut().map(|blocks| blocks.next().expect("as many blocks as rows"));
+            let tasks: Vec<_> = (0..rows.div_ceil(BLOCK)).map(next).collect();
+            tasks.into_par_iter().with_max_len(1).enumerate().for_each(|(block, parts)| {
+                let mut parts = parts.map(|part| part.chunks_exact_mut(cols));
+                for row in block * BLOCK..rows.min((block + 1) * BLOCK) {
+                    let mut here = parts.each_mut().map(|part| part.next().expect("a row of the block"));
+                    make(row, here.each_mut().map(|row| &mut **row));
+                    here.into_iter().for_each(round_in_place);
+                }
+            });
+        }
+        matrices.map(Self)
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    /// The matrix whose rows begin with pairs.
+    pub(super) fn words(&self) -> &Matrix<T> {
+        &self.0
+    }
+}
+
+/// A row of f32 on a machine with AVX-512-BF16: its pairs take the place of its first half.
+fn round_in_place<T: Real>(row: &mut [T]) {
+    assert_eq!(TypeId::of::<T>(), TypeId::of::<f32>(), "rows of f32 are rounded");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `made`, which alone calls this, asked for the instructions; the type was just compared
+    unsafe {
+        super::pack::round_in_place(row.as_mut_ptr().cast(), row.len());
+    }
 }
 
 widest! {

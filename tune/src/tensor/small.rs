@@ -83,7 +83,7 @@ mod pairs {
                     let block = Block {
                         rows: m,
                         x: left.as_ptr().add(part.start),
-                        k: words,
+                        stride: words,
                         panel: panel.as_ptr(),
                         depth: part.len(),
                         out: out.as_mut_ptr().add(columns.start),
