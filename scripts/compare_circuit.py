@@ -66,7 +66,7 @@ def main():
     parser.add_argument("quanta")
     parser.add_argument("--tokens", default="64,512,2048")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=0, help="measurements of a round; 0: the more, the smaller the site")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -75,13 +75,14 @@ def main():
     print("|" + 12 * "---|")
     for (text, d_in, d_out), tokens in itertools.product(SITES, map(int, arguments.tokens.split(","))):
         dims, ours, theirs = tuple(map(int, text.split("-"))), [], []
+        repeats = arguments.repeats or max(3, min(200, 10**10 // (d_in * d_out * tokens)))
         command = [arguments.quanta, "bench", "circuit", "--dims", text, "--in-features", d_in, "--out-features", d_out, "--tokens", tokens,
-                   "--repeats", arguments.repeats, "--threads", arguments.threads, "--json"]
+                   "--repeats", repeats, "--threads", arguments.threads, "--json"]
         for _ in range(arguments.rounds):
             time.sleep(SETTLING)
             line = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
             ours.append([line[f"{key}_forward_backward_seconds"] for key in ("frozen", "circuit", "kept", "einsum")])
-            theirs.append(torch_side(dims, d_in, d_out, tokens, arguments.repeats))
+            theirs.append(torch_side(dims, d_in, d_out, tokens, repeats))
         frozen, fast, kept, plain = (1e3 * statistics.median(column) for column in zip(*ours))
         torch_frozen, torch_circuit = (1e3 * statistics.median(column) for column in zip(*theirs))
         site = f"{text}, {d_in}" if d_in == d_out else f"{text}, {d_in} to {d_out}"
