@@ -1,14 +1,14 @@
 //! The same seed gives the same bits on any number of threads: ten training steps, compared bit by bit.
 //!
 //! Batches have several hundred tokens and the head twelve hundred rows, so that products, attention, circuits and norms really are split. Covers both
-//! storage types, every treatment of S, dropout, accumulation, clipping and recomputation.
+//! storage types, every treatment of S, dropout, accumulation, clipping, recomputation and rounded rows.
 
 mod support;
 
 use quanta_tune::model::{Attachment, Decoder, StoredAs, load};
 use quanta_tune::ops::loss::Label;
 use quanta_tune::ops::{Batch, Segments};
-use quanta_tune::tensor::{Real, Stream, Workspace};
+use quanta_tune::tensor::{Bf16Products, Real, Stream, Workspace};
 use quanta_tune::train::{AdamW, AdamWSettings, Step, StepSettings};
 use quanta_tune::weights::Dtype;
 use serde_json::{Value, json};
@@ -39,11 +39,19 @@ fn batch(number: u64) -> Batch {
 }
 
 /// All that ten steps leave behind: losses, gradient norms, final parameters.
-fn ten_steps<T: Real>(entries: &[Attachment], stored_as: StoredAs, recompute: bool, threads: usize) -> Vec<u64> {
+fn ten_steps<T: Real>(
+    entries: &[Attachment],
+    stored_as: StoredAs,
+    recompute: bool,
+    threads: usize,
+    products: Option<Bf16Products>,
+) -> Vec<u64> {
     let folder = random_folder(&config(), Dtype::Bf16);
     let mut model: Decoder<T> = load(folder.path(), stored_as).unwrap();
     attach(&mut model, entries, 11);
     let workspace = Workspace::new(threads).unwrap();
+    let products = products.unwrap_or(workspace.bf16_products());
+    let workspace = workspace.with_bf16_products(products);
     assert_eq!(workspace.threads(), threads);
     let settings = StepSettings { clip: Some(0.5), recompute, seed: 11 };
     let mut step = Step::new(settings, AdamW::new(AdamWSettings::default(), &model), &model);
@@ -62,9 +70,19 @@ fn ten_steps<T: Real>(entries: &[Attachment], stored_as: StoredAs, recompute: bo
 }
 
 fn check<T: Real>(name: &str, entries: &[Attachment], stored_as: StoredAs, recompute: bool) {
-    let one = ten_steps::<T>(entries, stored_as, recompute, 1);
+    check_on::<T>(name, entries, stored_as, recompute, None);
+}
+
+fn check_on<T: Real>(
+    name: &str,
+    entries: &[Attachment],
+    stored_as: StoredAs,
+    recompute: bool,
+    products: Option<Bf16Products>,
+) {
+    let one = ten_steps::<T>(entries, stored_as, recompute, 1, products);
     for threads in [2, 3, 4] {
-        let other = ten_steps::<T>(entries, stored_as, recompute, threads);
+        let other = ten_steps::<T>(entries, stored_as, recompute, threads, products);
         assert_eq!(other.len(), one.len());
         let differing = one.iter().zip(&other).position(|(a, b)| a != b);
         assert_eq!(differing, None, "{name}: {threads} threads give another number first at this place");
@@ -102,6 +120,18 @@ fn both_on_a_base_kept_as_bf16() {
         attachment(method("lora", &json!({ "r": 4 })), &["down_proj", "q_proj"], Some(&[1])),
     ];
     check::<f32>("bf16", &entries, StoredAs::File, false);
+}
+
+#[test]
+fn both_with_rounded_rows() {
+    let entries = [
+        attachment(method("quanta", &json!({ "dims": [8, 4, 3], "s": "folded" })), &["q_proj", "v_proj"], None),
+        attachment(method("lora", &json!({ "r": 4 })), &["down_proj", "gate_proj"], Some(&[1])),
+    ];
+    // vectors of pairs where the processor has them, and plain code
+    for products in [Bf16Products::Widened.rounded(), Bf16Products::Portable.rounded()].into_iter().flatten() {
+        check_on::<f32>("rounded", &entries, StoredAs::File, false, Some(products));
+    }
 }
 
 #[test]

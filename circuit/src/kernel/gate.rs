@@ -3,12 +3,13 @@
 //! A tile holds its features as rows and its tokens as columns (tokens innermost), so every gate on any axes is, for each index of the other axes, one
 //! small product `Y = G X` whose rows lie at fixed offsets and whose columns are contiguous. Symbols: `G` the gate `[rows, cols]`, `X`/`Y` its input
 //! and output, `dX`/`dY` their gradients, `S` the sums `dG`. A panel is up to three vector registers of columns, backward up to four of operands, whose lanes
-//! hold one number or a pair ([`Vector::ELEMENTS`]). The innermost loop keeps a block of gate
-//! rows times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
+//! hold one number or a pair ([`Vector::ELEMENTS`]). The innermost loop keeps a block of gate rows times one panel in registers; its operand with `cols` rows is copied to contiguous memory first, which keeps strides of a power of two from
 //! evicting one another from the first-level cache, and lets `Y` overwrite `X`.
+//! The lanes of `S` are its columns; the last ones, where they fill half a register at most, are summed for two tokens at once ([`half`]).
 //!
 //! The functions are generic over the vector type and are compiled once for each instruction set by `vector`; which tiles exist is `tiled`'s concern.
 
+use super::operands::{WIDE, deep, gather, gather_along, gather_halves, gather_transposed};
 use super::packing::row_block;
 use super::schedule::Step;
 use super::vector::Vector;
@@ -69,9 +70,6 @@ fn together(left: usize) -> usize {
 pub(crate) fn forward_scratch(step: &Step, lanes: usize) -> usize {
     step.cols() * TOGETHER * lanes
 }
-
-/// Registers of operands of a panel of [`backward`], at most: each is `ELEMENTS` registers of columns.
-const WIDE: usize = 4;
 
 /// Numbers of scratch that [`backward`] needs for a step: the rows of `dY` and the padded ones of `X`, columns summed over. Rows of `dY` summed over take no
 /// more afterwards: half as many lanes, rounded up, of twice the columns where lanes hold pairs.
@@ -188,75 +186,6 @@ unsafe fn all_columns<V: Vector, const ADD: bool>(
             }
         }
         first += count;
-    }
-}
-
-/// Reads `N` registers of listed row `k` of a tile, zeros where there is no such row.
-///
-/// # Safety
-/// `src` is readable at every `offsets[k] * width` plus the registers.
-#[inline(always)]
-unsafe fn row<V: Vector, const N: usize>(src: *const V::Element, offsets: &[usize], k: usize, width: usize) -> [V; N] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut row = [V::zero(); N];
-        if k < offsets.len() {
-            for n in 0..N {
-                row[n] = V::load(src.add(offsets[k] * width + n * V::LANES));
-            }
-        }
-        row
-    }
-}
-
-/// Copies `N` registers of each listed row of a tile to contiguous memory: an operand whose summed dimension is the rows.
-///
-/// # Safety
-/// As [`row`] for all rows, `panel` writable for all of them.
-#[inline(always)]
-unsafe fn gather<V: Vector, const N: usize>(
-    src: *const V::Element,
-    offsets: &[usize],
-    width: usize,
-    panel: *mut V::Element,
-) {
-    for lane in 0..offsets.len().div_ceil(V::ELEMENTS) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let first = row::<V, N>(src, offsets, lane * V::ELEMENTS, width);
-            let second = if V::ELEMENTS > 1 { row(src, offsets, lane * V::ELEMENTS + 1, width) } else { first };
-            for n in 0..N {
-                V::store(V::across([first[n], second[n]]), panel.add((lane * N + n) * V::LANES));
-            }
-        }
-    }
-}
-
-/// Registers of an operand whose summed dimension is `N` registers of columns.
-const fn deep<V: Vector>(registers: usize) -> usize {
-    registers.div_ceil(V::ELEMENTS)
-}
-
-/// Copies `N` registers of listed row `k` of a tile, or zeros where there is no such row: a row of an operand whose summed dimension is the columns.
-///
-/// # Safety
-/// As [`row`], `to` writable for [`deep`] registers.
-#[inline(always)]
-unsafe fn gather_along<V: Vector, const N: usize>(
-    src: *const V::Element,
-    offsets: &[usize],
-    k: usize,
-    width: usize,
-    to: *mut V::Element,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let row = row::<V, N>(src, offsets, k, width);
-        for register in 0..deep::<V>(N) {
-            let first = register * V::ELEMENTS;
-            let second = if first + 1 < N { row[first + 1] } else { V::zero() };
-            V::store(V::along([row[first], second]), to.add(register * V::LANES));
-        }
     }
 }
 
@@ -402,102 +331,6 @@ unsafe fn backward_panel<V: Vector, const N: usize>(gate: &BackwardGate<'_, V::E
                 places,
                 width,
             );
-        }
-    }
-}
-
-/// Copies `N` registers of each listed row of a tile, transposed to `[columns, padded]`, or as many lanes of columns; rows that only pad are zero.
-///
-/// # Safety
-/// As [`row`] for all rows; `to` is writable for [`deep`] registers' rows of `padded`, a multiple of the lanes.
-#[inline(always)]
-unsafe fn gather_transposed<V: Vector, const N: usize>(
-    src: *const V::Element,
-    offsets: &[usize],
-    width: usize,
-    to: *mut V::Element,
-    padded: usize,
-) {
-    if V::ELEMENTS > 1 {
-        // SAFETY: the caller's promise.
-        return unsafe { gather_transposed_pairs::<V, N>(src, offsets, width, to, padded) };
-    }
-    let zeros = [V::Element::default(); 16];
-    for first in (0..padded).step_by(V::LANES) {
-        for n in 0..N {
-            let mut rows = [zeros.as_ptr(); 16];
-            for i in 0..V::LANES.min(offsets.len() - first) {
-                // SAFETY: the caller's promise.
-                rows[i] = unsafe { src.add(offsets[first + i] * width + n * V::LANES) };
-            }
-            // SAFETY: the caller's promise; a padding row is one register of zeros.
-            unsafe { V::transpose_to(&rows, to.add(n * V::LANES * padded + first), padded) };
-        }
-    }
-}
-
-/// [`gather_transposed`] where lanes hold pairs, which are made before they are transposed.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-unsafe fn gather_transposed_pairs<V: Vector, const N: usize>(
-    src: *const V::Element,
-    offsets: &[usize],
-    width: usize,
-    to: *mut V::Element,
-    padded: usize,
-) {
-    const { assert!(V::ELEMENTS == 1 || V::LANES == 16 && deep::<V>(N) <= WIDE, "a block of 16 rows of registers") };
-    let mut block = [[[V::Element::default(); 16]; WIDE]; 16];
-    for first in (0..padded).step_by(V::LANES) {
-        for (i, row) in block.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; a row of the block has as many registers as N makes.
-            unsafe {
-                gather_along::<V, N>(src, offsets, first + i, width, row.as_flattened_mut().as_mut_ptr());
-            }
-        }
-        for register in 0..deep::<V>(N) {
-            let rows: [_; 16] = std::array::from_fn(|i| block[i][register].as_ptr());
-            // SAFETY: the caller's promise.
-            unsafe { V::transpose_to(&rows, to.add(register * V::LANES * padded + first), padded) };
-        }
-    }
-}
-
-/// Copies `N` registers of each listed row of a tile, half a register of rows at most, as [`all_halves`] wants them: two columns, or lanes of columns, of
-/// every row beside each other. Rows that only pad are zero.
-///
-/// # Safety
-/// As [`row`] for all rows; `to` is writable for as many registers as half of [`deep`] registers have lanes.
-#[inline(always)]
-unsafe fn gather_halves<V: Vector, const N: usize>(
-    src: *const V::Element,
-    offsets: &[usize],
-    width: usize,
-    to: *mut V::Element,
-) {
-    const { assert!(V::ELEMENTS == 1 || deep::<V>(N) <= WIDE, "an operand of as many registers") };
-    let zeros = [V::Element::default(); 16 * WIDE];
-    let (mut operands, mut rows) = ([zeros; 8], [zeros.as_ptr(); 8]);
-    for i in 0..offsets.len() {
-        // SAFETY: the caller's promise; an operand has as many registers as N makes.
-        rows[i] = unsafe {
-            if V::ELEMENTS > 1 {
-                gather_along::<V, N>(src, offsets, i, width, operands[i].as_mut_ptr());
-                operands[i].as_ptr()
-            } else {
-                src.add(offsets[i] * width)
-            }
-        };
-    }
-    for register in 0..deep::<V>(N) {
-        // SAFETY: as above.
-        unsafe {
-            let columns = V::transpose_two(&rows.map(|row| row.add(register * V::LANES)));
-            for (column, values) in columns.into_iter().enumerate().take(V::LANES / 2) {
-                values.store(to.add((register * V::LANES / 2 + column) * V::LANES));
-            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The gate kernels: the plain reference, and the tiled kernel of this machine's instruction set.
 //!
 //! The tiled kernel is split by concern: `schedule` turns a plan into strides, `vector` wraps the instruction sets, `packing` lays gates out, `gate` computes one gate on one
-//! tile, `tiled` cuts the tokens into tiles and drives the gates, `keeping` is its forward pass that keeps what is between them, `scratch` lends memory;
+//! tile from operands that `operands` copies, `tiled` cuts the tokens into tiles and drives the gates, `keeping` is its forward pass that keeps what is between them, `scratch` lends memory;
 //! `unit` and `amx` are matrix units, `parts` and `unit_kernels` gates on them. This file holds the table of functions that an instruction set provides,
 //! and the shape checks that both kernels share. `unsafe` code lives in this folder only.
 
 mod amx;
 pub(crate) mod gate;
 pub(crate) mod keeping;
+mod operands;
 pub(crate) mod packing;
 pub(crate) mod parts;
 pub mod permuted;

@@ -23,20 +23,21 @@ pub(crate) unsafe trait Vector: Copy {
     const ROWS: usize;
     /// Numbers of a product's summed dimension in a lane of its operands: one, or a pair of bf16 numbers in the bits of an f32. Sums have one in any case.
     const ELEMENTS: usize = 1;
+    /// Whether gradient sums of columns that fill at most half a register are made of two operands at once: [`Vector::splat_two`], [`Vector::transpose_two`].
+    const HALVES: bool = false;
     /// All lanes zero.
     unsafe fn zero() -> Self;
     /// All lanes equal.
     unsafe fn splat(value: Self::Element) -> Self;
-    /// Whether gradient sums of columns that fill at most half a register are made of two operands at once: [`Vector::splat_two`], [`Vector::transpose_two`].
-    const HALVES: bool = false;
     /// Two neighbouring numbers in turn.
     #[inline(always)]
     unsafe fn splat_two(from: *const Self::Element) -> Self {
         let mut lanes = [Self::Element::default(); 16];
         for (lane, value) in lanes.iter_mut().enumerate() {
-            // SAFETY: the caller's promise for two numbers, here and below for 16, which a register has at most.
+            // SAFETY: the caller's promise for two numbers.
             *value = unsafe { *from.add(lane % 2) };
         }
+        // SAFETY: a register has 16 numbers at most.
         unsafe { Self::load(lanes.as_ptr()) }
     }
     /// The transposed block of the registers at the first `LANES / 2` of `rows`, two neighbouring numbers moved as one: half as many registers.

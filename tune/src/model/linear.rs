@@ -324,7 +324,7 @@ impl<T: Real> Linear<T> {
     /// [`Self::forward`] of rounded rows; nothing is kept.
     ///
     /// # Panics
-    /// When [`Self::takes_rounded`] says no.
+    /// When something here trains, the shapes do not fit, or the weight is not held as bf16.
     pub(super) fn forward_rounded(&self, x: &RoundedRows<T>, workspace: &Workspace<T>) -> Matrix<T> {
         assert!(!self.trains(), "what is attached reads rows that are not rounded");
         let mut y = self.weight.forward_rounded(x, workspace);

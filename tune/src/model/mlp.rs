@@ -137,3 +137,64 @@ impl<T: Real> Mlp<T> {
         dx
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::adapter::Site;
+    use crate::model::residual::Residual;
+    use crate::ops::difference::numbers;
+    use crate::ops::{Storage, Weight};
+    use crate::tensor::Bf16Products;
+
+    fn linear(name: &str, d_out: usize, d_in: usize) -> Linear<f32> {
+        let stored: Vec<bf16> = numbers(d_out * d_in, name).into_iter().map(bf16::from_f64).collect();
+        let bias = numbers(d_out, "bias").into_iter().map(|b| b as f32).collect();
+        Linear::new(
+            Site::linear(name, 0, d_out, d_in),
+            Weight::new(Storage::Bf16(stored.into()), d_out, d_in),
+            Some(bias),
+        )
+    }
+
+    #[test]
+    fn rows_rounded_where_they_are_made_change_no_bit() {
+        let Some(products) = Bf16Products::Widened.rounded() else { return };
+        let workspace = Workspace::<f32>::new(2).unwrap().with_bf16_products(products);
+        let (rows, hidden, inner) = (45, 40, 70);
+        let matrix = |name: &str| {
+            let mut matrix = workspace.matrix(rows, hidden);
+            let values = numbers(rows * hidden, name);
+            matrix.data_mut().iter_mut().zip(values).for_each(|(to, value)| *to = value as f32);
+            matrix
+        };
+        let (gate, up, down) =
+            (linear("gate", inner, hidden), linear("up", inner, hidden), linear("down", hidden, inner));
+        assert!([&gate, &up, &down].iter().all(|linear| linear.takes_rounded(rows, &workspace)));
+        let mlp = Mlp { gate: Some(gate), up, down, activation: Activation::Silu };
+        let residual = Residual { input: None, output: None, sum: None, dropout: 0.0, owner: String::new() };
+        let (pass, mut gradients) = (Pass { workspace: &workspace, draw: None }, Gradients::default());
+        let x = matrix("x");
+        let (y, saved, kept) = residual.forward(&x, None, &pass, |x| mlp.forward(x, &pass));
+        let body = |dy: &Matrix<f32>, x: Input<'_, f32>, wanted, gradients: &mut Gradients<f32>| {
+            mlp.backward(dy, x, kept, wanted, gradients, &pass)
+        };
+        let dx = residual.backward(&x, None, saved, matrix("dy"), true, false, &pass, &mut gradients, body);
+
+        // the same of products that round their rows themselves
+        let Mlp { gate: Some(gate), up, down, activation } = &mlp else { unreachable!() };
+        let ((mut g, g_saved), (mut u, u_saved)) = (gate.forward(&x, &pass), up.forward(&x, &pass));
+        let (mut expected, d_saved) = down.forward(&gated::forward(&g, &u, *activation, &workspace), &pass);
+        expected.add(&x);
+        assert_eq!(y.data(), expected.data());
+        let (mut d_inner, mut expected) = (workspace.matrix(rows, inner), workspace.matrix(rows, hidden));
+        down.backward(None, &matrix("dy"), d_saved, InputGradient::Write(&mut d_inner), &mut gradients, &pass);
+        gated::backward(&d_inner, &mut g, &mut u, *activation);
+        gate.backward(None, &g, g_saved, InputGradient::Write(&mut expected), &mut gradients, &pass);
+        up.backward(None, &u, u_saved, InputGradient::Add(&mut expected), &mut gradients, &pass);
+        expected.add(&matrix("dy"));
+        assert_eq!(dx.expect("the gradient was wanted").data(), expected.data());
+    }
+}

@@ -39,6 +39,7 @@ pub fn forward<T: Real>(
 /// When the shapes differ.
 pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T>, activation: Activation) {
     assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    assert_eq!((gate.rows(), gate.cols()), (dh.rows(), dh.cols()), "gate and the gradient have one shape");
     let dh = dh.data().par_chunks(CHUNK);
     let parts = gate.data_mut().par_chunks_mut(CHUNK).zip(up.data_mut().par_chunks_mut(CHUNK));
     parts.zip(dh).for_each(|((gate, up), dh)| {
@@ -49,7 +50,7 @@ pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T
 /// [`forward`] for a product of rounded rows, which are rounded where they are made.
 ///
 /// # Panics
-/// When the shapes differ, or rows cannot be rounded ([`RoundedRows::taken`]).
+/// When the shapes differ, or this machine or type has no rounded rows.
 pub(crate) fn forward_rounded<T: Real>(
     gate: &Matrix<T>,
     up: &Matrix<T>,
@@ -67,13 +68,14 @@ pub(crate) fn forward_rounded<T: Real>(
 /// [`backward`] for products of rounded rows: the gradients of `gate` and `up`, rounded where they are made, in their place.
 ///
 /// # Panics
-/// When the shapes differ, or rows cannot be rounded.
+/// As [`forward_rounded`].
 pub(crate) fn backward_rounded<T: Real>(
     dh: &Matrix<T>,
     gate: Matrix<T>,
     up: Matrix<T>,
     activation: Activation,
 ) -> [RoundedRows<T>; 2] {
+    assert_eq!((gate.rows(), gate.cols()), (dh.rows(), dh.cols()), "gate and the gradient have one shape");
     RoundedRows::made([gate, up], |row, [gate, up]| activation.gradients(gate, up, dh.row(row)))
 }
 
@@ -116,29 +118,31 @@ mod tests {
         // odd and even rows, in whole blocks and not
         for (threads, rows, cols) in [(1, 32, 96), (2, 45, 33), (3, 50, 1)] {
             let workspace = Workspace::<f32>::new(threads).unwrap().with_bf16_products(products);
-            let matrix = |name: &str| {
-                let mut matrix = workspace.matrix(rows, cols);
-                let values = numbers(rows * cols, name);
-                matrix.data_mut().iter_mut().zip(values).for_each(|(to, value)| *to = value as f32);
-                matrix
-            };
-            let weight = |rows: usize, cols: usize| {
-                let stored: Vec<bf16> = numbers(rows * cols, "w").into_iter().map(bf16::from_f64).collect();
-                Weight::<f32>::new(Storage::Bf16(stored.into()), rows, cols)
-            };
-            let (down, first) = (weight(70, cols), weight(cols, 70));
-            assert!(down.takes_rounded(rows, &workspace) && !down.takes_rounded(31, &workspace));
-            let (gate, up, dh) = (matrix("gate"), matrix("up"), matrix("dh"));
-            let expected = down.forward(&forward(&gate, &up, Activation::Silu, &workspace), &workspace);
-            let inner = forward_rounded(&gate, &up, Activation::Silu, &workspace);
-            assert_eq!(down.forward_rounded(&inner, &workspace).data(), expected.data(), "{threads} threads");
-            let (mut d_gate, mut d_up) = (matrix("gate"), matrix("up"));
-            backward(&dh, &mut d_gate, &mut d_up, Activation::Silu);
-            let [mut expected, mut dx] = [(); 2].map(|()| workspace.zeros(rows, 70));
-            [d_gate, d_up].iter().for_each(|dy| first.backward(dy, &mut expected, true, &workspace));
-            let rounded = backward_rounded(&dh, gate, up, Activation::Silu);
-            rounded.iter().for_each(|dy| first.backward_rounded(dy, &mut dx, true, &workspace));
-            assert_eq!(dx.data(), expected.data(), "{threads} threads");
+            workspace.run(|| {
+                let matrix = |name: &str| {
+                    let mut matrix = workspace.matrix(rows, cols);
+                    let values = numbers(rows * cols, name);
+                    matrix.data_mut().iter_mut().zip(values).for_each(|(to, value)| *to = value as f32);
+                    matrix
+                };
+                let weight = |rows: usize, cols: usize| {
+                    let stored: Vec<bf16> = numbers(rows * cols, "w").into_iter().map(bf16::from_f64).collect();
+                    Weight::<f32>::new(Storage::Bf16(stored.into()), rows, cols)
+                };
+                let (down, first) = (weight(70, cols), weight(cols, 70));
+                assert!(down.takes_rounded(rows, &workspace) && !down.takes_rounded(31, &workspace));
+                let (gate, up, dh) = (matrix("gate"), matrix("up"), matrix("dh"));
+                let expected = down.forward(&forward(&gate, &up, Activation::Silu, &workspace), &workspace);
+                let inner = forward_rounded(&gate, &up, Activation::Silu, &workspace);
+                assert_eq!(down.forward_rounded(&inner, &workspace).data(), expected.data(), "{threads} threads");
+                let (mut d_gate, mut d_up) = (matrix("gate"), matrix("up"));
+                backward(&dh, &mut d_gate, &mut d_up, Activation::Silu);
+                let [mut expected, mut dx] = [(); 2].map(|()| workspace.zeros(rows, 70));
+                [d_gate, d_up].iter().for_each(|dy| first.backward(dy, &mut expected, true, &workspace));
+                let rounded = backward_rounded(&dh, gate, up, Activation::Silu);
+                rounded.iter().for_each(|dy| first.backward_rounded(dy, &mut dx, true, &workspace));
+                assert_eq!(dx.data(), expected.data(), "{threads} threads");
+            });
         }
     }
 }

@@ -141,7 +141,7 @@ impl<T: Real> Weight<T> {
     /// [`Self::forward`] of rounded rows.
     ///
     /// # Panics
-    /// When [`Self::takes_rounded`] says no.
+    /// When the shapes do not fit, or the weight is not held as bf16.
     pub(crate) fn forward_rounded(&self, x: &RoundedRows<T>, workspace: &Workspace<T>) -> Matrix<T> {
         let mut y = workspace.matrix(x.rows(), self.rows);
         self.product_of_rounded(x, &mut y, true, false, workspace);
@@ -151,7 +151,7 @@ impl<T: Real> Weight<T> {
     /// [`Self::backward`] of rounded rows.
     ///
     /// # Panics
-    /// When [`Self::takes_rounded`] says no.
+    /// When the shapes do not fit, or the weight is not held as bf16.
     pub(crate) fn backward_rounded(
         &self,
         dy: &RoundedRows<T>,

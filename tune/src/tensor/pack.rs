@@ -5,6 +5,7 @@
 //!
 //! All of it may run only where `vector::width` is 512.
 
+use std::any::TypeId;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -13,6 +14,8 @@ use std::ops::Range;
 use half::bf16;
 use quanta_circuit::unit::in_turn;
 
+use super::Real;
+use super::rounded::has_pairs;
 use super::tiles::Frozen;
 
 /// Words in a register.
@@ -321,10 +324,20 @@ pub(super) unsafe fn round_left(
 
 /// Rounds a row to pairs of bf16 numbers, which take the place of its first half.
 ///
+/// # Panics
+/// When its numbers are not f32, or the machine has no AVX-512-BF16.
+pub(super) fn round_row<T: Real>(row: &mut [T]) {
+    assert!(TypeId::of::<T>() == TypeId::of::<f32>() && has_pairs(), "rows of f32, and AVX-512-BF16");
+    // SAFETY: the instructions were found, and a T is an f32
+    unsafe { round_in_place(row.as_mut_ptr().cast(), row.len()) }
+}
+
+/// [`round_row`] of so many elements.
+///
 /// # Safety
-/// As [`round_left`]; the row's `elements` numbers are readable and writable.
+/// As [`round_left`]; the row's numbers are readable and writable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn round_in_place(row: *mut f32, elements: usize) {
+unsafe fn round_in_place(row: *mut f32, elements: usize) {
     let (words, one) = (elements.div_ceil(2), _mm512_set1_ps(1.0));
     for word in (0..words).step_by(LANES) {
         // SAFETY: the caller's promise; what is written has been read, here or before
@@ -362,7 +375,7 @@ unsafe fn load_half(from: *const bf16, mask: u16) -> __m256i {
     }
 }
 
-/// What a panel is packed from, to be fetched into the second-level cache while products with the panel before it are computed.
+/// What a panel is packed from, to be fetched into the nearest caches while products with the panel before it are computed.
 pub(super) struct Ahead {
     first: *const u8,
     /// Rows of memory that hold it.

@@ -7,7 +7,8 @@
 //! follow from its length alone, so that no bit depends on threads, or on which rows and matrices meet together. Other machines and types take
 //! [`super::matmul`].
 //!
-//! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_products`]: rows and panels then hold pairs of
+//! Where the processor has AVX-512-BF16 the same driver multiplies rows that were rounded to bf16, see [`rounded_products`], or before, see
+//! [`products_of_rounded`]: rows and panels then hold pairs of
 //! bf16 numbers, and an instruction does twice the work. What a panel holds, and how it is packed, is `pack`'s; rows meet it in `block`.
 
 use half::bf16;

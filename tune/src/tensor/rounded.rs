@@ -2,6 +2,7 @@
 //!
 //! A number keeps eight bits, so that products are off by 2^-9 of their size each; sums are in f32. It takes half the instructions of two parts on a matrix
 //! unit, and of f32 where the processor has AVX-512-BF16, and is too coarse for what `tests/bf16.rs` asks of the others: it runs only where it is asked for.
+//! Products round the rows that they are given; rows that nothing else reads may be rounded before, by who makes them ([`RoundedRows`]).
 
 use std::any::TypeId;
 
@@ -19,7 +20,8 @@ pub(crate) fn has_pairs() -> bool {
     super::vector::width() == 512 && unit::has_pairs()
 }
 
-/// Rows rounded to bf16 where they were made, while they are in the nearest cache: for products in vectors of pairs ([`Rounder::Avx512`]), and for nothing else.
+/// Rows rounded to bf16 where they were made, while they are in the nearest cache: for products in vectors of pairs ([`Rounder::Avx512`]), and for nothing
+/// else.
 ///
 /// A matrix `[rows, cols]` whose rows begin with their pairs, half as many words; what is behind them is left over.
 pub(crate) struct RoundedRows<T: Real>(Matrix<T>);
@@ -69,14 +71,12 @@ impl<T: Real> RoundedRows<T> {
     }
 }
 
-/// A row of f32 on a machine with AVX-512-BF16: its pairs take the place of its first half.
+/// A row's pairs take the place of its first half.
 fn round_in_place<T: Real>(row: &mut [T]) {
-    assert_eq!(TypeId::of::<T>(), TypeId::of::<f32>(), "rows of f32 are rounded");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: `made`, which alone calls this, asked for the instructions; the type was just compared
-    unsafe {
-        super::pack::round_in_place(row.as_mut_ptr().cast(), row.len());
-    }
+    super::pack::round_row(row);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 widest! {
