@@ -123,7 +123,8 @@ impl Plan {
     }
 
     /// Reads an expression of either form back, with any symbols; an axis takes its output size at the last gate that touches it. An expression does not say
-    /// where sizes change, so that a plan whose axis changes before its last gate does not come back.
+    /// where sizes change, so that from the expression of a plan whose axis changes before its last gate another plan is
+    /// read, which is no error.
     ///
     /// The operands must stand in order of application. An expression that starts with `...` is the apply form.
     ///

@@ -47,8 +47,8 @@ pub fn apply_keeping<T: Real>(
     keeping::apply(T::kernels(), plan, gates, x, d_in, y, d_out, scale, &mut kept.values);
 }
 
-/// [`backward`](crate::backward), to the bit, with what [`apply_keeping`] kept of the same gates and `x`. Their values are not compared: with others,
-/// gradients are wrong.
+/// [`backward`](crate::backward), to the bit, with what [`apply_keeping`] kept of the same gates, `x` and `d_out`; `scale` is
+/// this call's own. Values are not compared: with others, gradients are wrong.
 ///
 /// ```
 /// use quanta_circuit::{Kept, Plan, apply_keeping, backward, backward_kept};
