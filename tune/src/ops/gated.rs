@@ -21,7 +21,7 @@ pub fn forward<T: Real>(
     activation: Activation,
     workspace: &Workspace<T>,
 ) -> Matrix<T> {
-    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    same_shape(gate, up);
     let mut out = workspace.matrix(gate.rows(), gate.cols());
     let parts = (gate.data().par_chunks(CHUNK), up.data().par_chunks(CHUNK));
     out.data_mut().par_chunks_mut(CHUNK).zip(parts.0.zip(parts.1)).for_each(|(out, (gate, up))| {
@@ -38,8 +38,8 @@ pub fn forward<T: Real>(
 /// # Panics
 /// When the shapes differ.
 pub fn backward<T: Real>(dh: &Matrix<T>, gate: &mut Matrix<T>, up: &mut Matrix<T>, activation: Activation) {
-    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
-    assert_eq!((gate.rows(), gate.cols()), (dh.rows(), dh.cols()), "gate and the gradient have one shape");
+    same_shape(gate, up);
+    same_shape(gate, dh);
     let dh = dh.data().par_chunks(CHUNK);
     let parts = gate.data_mut().par_chunks_mut(CHUNK).zip(up.data_mut().par_chunks_mut(CHUNK));
     parts.zip(dh).for_each(|((gate, up), dh)| {
@@ -57,7 +57,7 @@ pub(crate) fn forward_rounded<T: Real>(
     activation: Activation,
     workspace: &Workspace<T>,
 ) -> RoundedRows<T> {
-    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    same_shape(gate, up);
     let [out] = RoundedRows::made([workspace.matrix(gate.rows(), gate.cols())], |row, [out]| {
         activation.values(gate.row(row), out);
         multiply(out, up.row(row));
@@ -75,8 +75,12 @@ pub(crate) fn backward_rounded<T: Real>(
     up: Matrix<T>,
     activation: Activation,
 ) -> [RoundedRows<T>; 2] {
-    assert_eq!((gate.rows(), gate.cols()), (dh.rows(), dh.cols()), "gate and the gradient have one shape");
+    same_shape(&gate, dh);
     RoundedRows::made([gate, up], |row, [gate, up]| activation.gradients(gate, up, dh.row(row)))
+}
+
+fn same_shape<T: Real>(gate: &Matrix<T>, other: &Matrix<T>) {
+    assert_eq!((gate.rows(), gate.cols()), (other.rows(), other.cols()), "gate, up and their gradient have one shape");
 }
 
 widest! {
